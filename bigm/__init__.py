@@ -1,6 +1,6 @@
 """bigm: form an ad-hoc cluster of machines from a program, and call services on them.
 
-Only names what is public, and only when it is asked for: the agent and the workers import this package too, and must not
+Only names what is public, and only when asked: the agent and the workers import this package too, and must not
 pay for (or even have) what the driver needs.
 """
 

@@ -1,6 +1,6 @@
 """The cluster's certificate maker. Its CA key is made in the driver's memory and never leaves it.
 
-ECDSA P-256, one certificate per process, valid from a day before now (clocks differ) to the maximum lifetime plus a day.
+ECDSA P-256, one certificate per process, valid from a day before now (clocks differ) to the lifetime plus a day.
 `cryptography` makes them: the standard library can use certificates but not issue them.
 """
 
@@ -29,9 +29,7 @@ class Authority:
         now: wall clock (aware, UTC) to count from.
     """
 
-    def __init__(
-        self, cluster: str = "", *, lifetime: float = 86400.0, now: datetime.datetime | None = None
-    ) -> None:
+    def __init__(self, cluster: str = "", *, lifetime: float = 86400.0, now: datetime.datetime | None = None) -> None:
         self.cluster = cluster or secrets.token_hex(6)
         now = now or datetime.datetime.now(datetime.timezone.utc)
         self._not_before = now - _DAY
@@ -55,9 +53,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
             self._builder(x509.Name([]), key.public_key())
-            .add_extension(
-                x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity.uri)]), critical=True
-            )
+            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity.uri)]), critical=True)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .sign(self._key, hashes.SHA256())
         )

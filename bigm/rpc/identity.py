@@ -8,8 +8,8 @@ Every process of a cluster has a certificate whose only name is a URI:
     bigm://<cluster>/machine/<id>               a machine's agent
     bigm://<cluster>/machine/<id>/worker/<n>    a machine's worker
 
-The same identity, written as a host name, is the TLS server name by which the agent's one port tells apart what is meant
-for itself and what for a worker. That name only routes; trust rests on the URI alone.
+The same identity, written as a host name, is the TLS server name by which the agent's one port tells apart what is
+meant for itself and what for a worker. That name only routes; trust rests on the URI alone.
 """
 
 from __future__ import annotations
@@ -79,8 +79,10 @@ class Identity:
         raise IdentityError(f"{uri!r} is not the name of a bigm process")
 
 
-def peer_identity(tls: Union[ssl.SSLSocket, ssl.SSLObject], cluster: str, expected: Optional[Identity] = None) -> Identity:
-    """Who is at the other end of a finished handshake. Both sides of every connection call this, and nothing else decides.
+def peer_identity(
+    tls: Union[ssl.SSLSocket, ssl.SSLObject], cluster: str, expected: Optional[Identity] = None
+) -> Identity:
+    """Who is at the other end of a finished handshake; both sides of every connection ask this and nothing else.
 
     Args:
         tls: the connection, after its handshake.
@@ -89,8 +91,8 @@ def peer_identity(tls: Union[ssl.SSLSocket, ssl.SSLObject], cluster: str, expect
     Raises:
         IdentityError: no certificate, a foreign one, or somebody else's; do not retry.
     """
-    certificate = tls.getpeercert()
-    uris = [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "URI"]
+    names = (tls.getpeercert() or {}).get("subjectAltName", ())
+    uris = [str(name[1]) for name in names if name[0] == "URI"]
     if len(uris) != 1:
         raise IdentityError("the other end shows no certificate with one bigm name")
     peer = Identity.parse(uris[0])
