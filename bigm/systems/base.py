@@ -1,0 +1,180 @@
+"""What a system is: a place instances come from, behind one small set of methods.
+
+A system knows nothing of clusters, certificates or services. It is handed a `Launch` record to start instances with,
+and gives back instances whose agent's port it can reach. `bigm.testing.check_system` is the contract in executable
+form. Driver side only.
+"""
+
+from __future__ import annotations
+
+import abc
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import ClassVar, Literal
+
+from bigm.bootstrap.records import Launch
+from bigm.errors import ConfigError, SystemFault
+
+_OWN = {"local": "bigm.systems.local:Local", "inprocess": "bigm.systems.inprocess:InProcess"}
+
+STARTING = "starting"
+RUNNING = "running"
+ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a system can promise, so that nobody asks for its name.
+
+    Args:
+        ends: who ends an instance whose agent has ended: the provider, the agent itself, or nobody.
+        local: instances are on this computer: they run the driver's own environment and die with the driver.
+        processes: workers are processes of their own; else they are threads of the driver's process.
+        peers: machines can dial one another's addresses.
+        hard_deadline: the provider itself ends an instance at its maximum lifetime.
+        notice: seconds of warning before an instance is taken away; 0 when there is none.
+        prices: `estimate` can say what machines cost.
+    """
+
+    ends: Literal["provider", "agent", "none"] = "agent"
+    local: bool = False
+    processes: bool = True
+    peers: bool = True
+    hard_deadline: bool = False
+    notice: float = 0.0
+    prices: bool = False
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What kind of machine is wanted.
+
+    Args:
+        python: path of the interpreter that machines on this computer use.
+        options: the system's own settings, as its section of the configuration gives them.
+    """
+
+    python: str = ""
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """Something a system launched.
+
+    Args:
+        id: the system's own name for it; unique in the system.
+        locator: where to dial, the part of an address before the slash ("127.0.0.1:42409").
+        state: STARTING, RUNNING or ENDED.
+        reason: why it is ENDED, in words, or "".
+        launch: the launch it came from.
+        cluster: the cluster it is labelled with.
+    """
+
+    id: str
+    locator: str = ""
+    state: str = RUNNING
+    reason: str = ""
+    launch: str = ""
+    cluster: str = ""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What a launch came to: partial success is normal.
+
+    Args:
+        instances: those that exist now, in the order of their indices.
+        failures: one error for each that does not.
+    """
+
+    instances: tuple[Instance, ...]
+    failures: tuple[SystemFault, ...] = ()
+
+
+class System(abc.ABC):
+    """A place instances come from. Its methods may be called from several threads, `open` and `close` from one.
+
+    Every method raises `SystemFault` or one of its kinds, and nothing else, for what the provider does.
+    """
+
+    name: ClassVar[str]
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def expected_procs(self, spec: Spec) -> int:
+        """How many CPUs a machine of *spec* will have, as far as can be told before it is launched."""
+        return 1
+
+    @abc.abstractmethod
+    def open(self, cluster: str) -> None:
+        """Check credentials and settings, and make what all instances of *cluster* share. Idempotent, and cheap.
+
+        Raises:
+            ConfigError: a setting is wrong.
+        """
+
+    @abc.abstractmethod
+    def launch(self, n: int, spec: Spec, boot: Launch, launch_id: str) -> Launched:
+        """Launch *n* instances, labelled with cluster and launch from the first moment they exist.
+
+        Asked again with the same *launch_id* it returns what that launch made, and launches nothing.
+        Called with at least 1; the caller has journalled *launch_id* before.
+        """
+
+    @abc.abstractmethod
+    def describe(self, ids: Sequence[str] | None = None) -> list[Instance]:
+        """The state of these instances, or of all of this cluster. An id that nobody knows is left out."""
+
+    @abc.abstractmethod
+    def connect(self, instance: Instance, timeout: float) -> socket.socket:
+        """A connected stream of raw bytes to the agent's port, within *timeout* seconds. TLS is put on top by the core.
+
+        Raises:
+            OSError: refused, unreachable or too late, as the socket said it; trying again can help.
+        """
+
+    @abc.abstractmethod
+    def terminate(self, ids: Iterable[str]) -> dict[str, SystemFault | None]:
+        """End these instances; says for each what prevented it (None: it has ended, or never existed). Idempotent."""
+
+    def diagnose(self, instance: Instance) -> str:
+        """What the instance last said by itself: console output, an agent's standard error. May be ""."""
+        return ""
+
+    def estimate(self, n: int, spec: Spec) -> float | None:
+        """US dollars an hour for *n* instances, or None where that is not known. Never fails a launch."""
+        return None
+
+    def discover(self) -> list[Instance]:
+        """The instances of every cluster of this user, found by label alone, for `bigm gc`."""
+        return []
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """End everything of this cluster. Idempotent."""
+
+
+def find_system(name: str) -> type[System]:
+    """The class of the system called *name*: one of bigm's own, or one from the entry points `bigm.systems`.
+
+    Raises:
+        ConfigError: there is none of that name; the known ones are named.
+    """
+    if name not in _OWN:
+        return _find_foreign(name)
+    module, _, cls = _OWN[name].partition(":")
+    own: type[System] = getattr(import_module(module), cls)
+    return own
+
+
+def _find_foreign(name: str) -> type[System]:
+    from importlib.metadata import entry_points  # 30 ms that programs on bigm's own systems need not pay
+
+    known = {entry.name: entry for entry in entry_points(group="bigm.systems")}
+    if name not in known:
+        names = ", ".join(sorted({*known, *_OWN}))
+        raise ConfigError(f"there is no system called {name!r}", hint=f"known systems: {names}")
+    found: type[System] = known[name].load()
+    return found
