@@ -1,0 +1,1 @@
+"""Text that bigm renders for others to read: user data, units, manifests, pages. Shipped as `bigm.templates`."""
