@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Optional
 
+from bigm.ring import LogRecord as LogRecord
+
 STARTING = "starting"  # a worker that was started and still imports the program
 SERVING = "serving"  # a worker that answers calls; an agent that is in no hurry to end
 EXITED = "exited"  # a worker that is gone, with its cause
@@ -179,25 +181,6 @@ class WorkerStatus:
     oom: bool = False
     cause: str = ""
     text: str = ""
-
-
-@dataclass(frozen=True)
-class LogRecord:
-    """A piece of output, as it was read from a pipe: not necessarily whole lines.
-
-    Args:
-        offset: absolute offset of its first byte; the next record's is `offset + len(data)` unless bytes were dropped.
-        time: wall clock at which it was read.
-        source: "agent" or "w<proc>".
-        stream: "o" (standard output) or "e" (standard error).
-        data: the bytes, never empty.
-    """
-
-    offset: int
-    time: float
-    source: str
-    stream: str
-    data: bytes
 
 
 @dataclass(frozen=True)
