@@ -51,8 +51,9 @@ def _unexpected_skips(reporter: pytest.TerminalReporter, config: pytest.Config) 
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _leaves_nothing_behind() -> Iterator[None]:
+def _leaves_nothing_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No process, listening port or file of the suite outlives it; the developer's home and settings are not seen."""
+    tmp_path_factory.getbasetemp()  # pytest keeps its own folders, so make them elsewhere
     folder = Path(tempfile.mkdtemp(prefix="bigm-tests-")).resolve()
     temp, home, bigm_home = (folder / name for name in ("tmp", "home", "bigm"))
     for path in (temp, home, bigm_home):
