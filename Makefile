@@ -10,7 +10,7 @@ RUN_READY := $(VENV)/.run-$(DIGEST)
 TEST_READY := $(VENV)/.test-$(DIGEST)
 BENCH_READY := $(VENV)/.bench-$(DIGEST)
 
-.PHONY: bigpi test lint bench clean
+.PHONY: bigpi test lint ready bench clean
 .DELETE_ON_ERROR:
 
 bigpi: $(RUN_READY)  ## form five machines on this computer and estimate pi with 1e9 samples
@@ -19,7 +19,9 @@ bigpi: $(RUN_READY)  ## form five machines on this computer and estimate pi with
 test: lint  ## check style, types and the import contract, then run the tests
 	$(BIN)/python -m pytest
 
-lint: $(TEST_READY)
+ready: $(TEST_READY)  ## set up the environment for the tests, and no more
+
+lint: ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
