@@ -64,7 +64,7 @@ class Event(enum.Enum):
     START = "the user asks for it"
     LAUNCHED = "the system says where its instance is"
     ENROLLED = "the agent answers under the machine's own name"
-    SPAWNED = "the agent has started the workers"
+    SPAWNED = "every worker has imported the program"
     REGISTERED = "every worker has every service"
     READY = "every `setup` has returned"
     STOP = "the user shuts it down or cancels it"
@@ -209,8 +209,8 @@ class Timeouts:
     lease_local: float = _seconds(60.0, "the same on the driver's own computer")
     first_lease: float = _seconds(600.0, "a launched instance ends when it was not enrolled and leased by then")
     lifetime: float = _seconds(86400.0, "a machine ends at this age whatever happens")
-    renewal_share: float = _seconds(1 / 12, "share of the lease after which it is renewed (60 s: every 5 s)")
-    renewal_pace: float = _seconds(0.01, "renewals are at least this far apart: the interval grows with the machines")
+    renewal: float = _seconds(5.0, "a lease is renewed this often; more often where a twelfth of it is less")
+    renewal_pace: float = _seconds(0.01, "the renewals of two machines are this far apart: with many, each comes later")
     keepalive: float = _seconds(10.0, "one renewal may take this long")
 
     # a start
@@ -228,6 +228,8 @@ class Timeouts:
     # a life
     watch: float = _seconds(20.0, "an agent answers a watch after this long even when there is nothing to say")
     ping: float = _seconds(5.0, "an agent that is alive answers a ping within this time")
+    verdict: float = _seconds(2.0, "after a lost connection the agent has this long to tell whether a worker died")
+    retry: float = _seconds(120.0, "`retry_call` gives up after this long where it has no timeout of its own")
     heartbeat: float = _seconds(5.0, "an agent sends its workers a heartbeat this often")
     heartbeat_lost: float = _seconds(60.0, "a worker ends when it has not heard its agent for this long")
 
@@ -242,9 +244,9 @@ class Timeouts:
         """The lease of a machine on this computer, or elsewhere."""
         return self.lease_local if local else self.lease
 
-    def renewal(self, lease: float, machines: int) -> float:
+    def renewal_interval(self, lease: float, machines: int) -> float:
         """Seconds between two renewals of one machine's lease, when *machines* are leased by this driver."""
-        return min(max(lease * self.renewal_share, machines * self.renewal_pace), lease / 4)
+        return min(max(min(self.renewal, lease / 12), machines * self.renewal_pace), lease / 4)
 
 
 def document() -> str:
@@ -378,7 +380,10 @@ def _short(seconds: float) -> str:
 def _lease() -> str:
     timeouts = Timeouts()
     rows = [
-        (f"{count}", *(f"{timeouts.renewal(lease, count):.4g} s" for lease in (timeouts.lease_local, timeouts.lease)))
+        (
+            f"{count}",
+            *(f"{timeouts.renewal_interval(lease, count):.4g} s" for lease in (timeouts.lease_local, timeouts.lease)),
+        )
         for count in (1, 200, 1000, 5000)
     ]
     return _grid(("machines", "renewed every (local)", "renewed every (elsewhere)"), rows)

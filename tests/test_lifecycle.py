@@ -75,7 +75,7 @@ def test_renewals_come_several_times_a_lease_however_many_machines_there_are() -
     timeouts = Timeouts()
     for machines in (1, 10, 200, 10_000, 1_000_000):
         for lease in (timeouts.lease_local, timeouts.lease, 1.0):
-            assert 0 < timeouts.renewal(lease, machines) <= lease / 4
+            assert 0 < timeouts.renewal_interval(lease, machines) <= lease / 4
 
 
 def test_every_timeout_is_positive_and_says_what_it_is_for() -> None:
