@@ -1,0 +1,327 @@
+"""What the driver shows: the machines' output, and what bigm itself has to say. Standard output stays the program's.
+
+`Terminal` knows how things look. Off a terminal a machine's lines are passed on byte by byte behind its name, and bigm
+says one line per phase. On one, names have colours (not with `NO_COLOR`), a line that is redrawn with `\\r` is shown in
+its latest state, what has no end of line yet is shown after a second, and a live line says what is being waited for.
+
+`Output` is the one thread that writes, to the terminal and to the logs of the run: a reader that has stopped (a pager,
+Ctrl-S) or a slow disk must not keep the threads that renew leases. What it is given is bounded by its callers: they
+fetch the next piece of a machine's output only when `done` was called for the one before.
+
+A stream that has been closed ends the showing, never the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+from bigm.bootstrap.records import LogRecord
+from bigm.runs import Lines
+
+if TYPE_CHECKING:
+    from bigm.config import Settings
+    from bigm.runs import LogWriter
+
+_PATIENCE = 1.0  # seconds after which an unfinished line is shown on a terminal
+_FRAME = 0.2  # seconds between two looks at the live line
+_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
+_ERASE = "\r\x1b[K"
+
+# Two clusters of one process share the streams: blocks must not be torn.
+_WRITING = threading.Lock()
+
+
+def short_name(machine: str, source: str, procs: int) -> str:
+    """How lines of a source are marked: "m0", "m0.1" for one of several workers, "m0.agent"."""
+    if source.startswith("w") and procs > 1:
+        return f"{machine}.{source[1:]}"
+    return machine if source.startswith("w") else f"{machine}.{source}"
+
+
+class Terminal:
+    """Shows machines' output and bigm's own words. Its methods may be called from any thread.
+
+    Args:
+        machine_output: "stderr", "stdout" or "off".
+        verbosity: "quiet" leaves warnings, "verbose" adds details and the agents' own output.
+        environ: `NO_COLOR` and `TERM` are looked up here.
+    """
+
+    def __init__(
+        self, *, machine_output: str = "stderr", verbosity: str = "normal", environ: Mapping[str, str] = os.environ
+    ) -> None:
+        self._own = _Stream("stderr")
+        self._out = None if machine_output == "off" else _Stream(machine_output)
+        self._verbosity = verbosity
+        self._dumb = environ.get("TERM", "") in ("dumb", "")
+        self._colour = not self._dumb and not environ.get("NO_COLOR")
+        self._lock = threading.RLock()
+        self._lines: dict[str, tuple[int, Lines]] = {}
+        self._live: Callable[[], str] | None = None
+        self._live_since = 0.0
+        self._drawn = ""
+        self.restless = False
+        """Something here changes with time alone, so that `tick` must be called a few times a second."""
+        self.wake: Callable[[], None] = lambda: None
+        """Called when it has become restless."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Terminal:
+        """The terminal that *settings* ask for."""
+        return cls(machine_output=settings.machine_output, verbosity=settings.verbosity)
+
+    def __repr__(self) -> str:
+        return f"<Terminal {self._verbosity}, {len(self._lines)} machines>"
+
+    def phase(self, text: str) -> None:
+        """Something the run does next."""
+        if self._verbosity != "quiet":
+            self._say(text)
+
+    def detail(self, text: str) -> None:
+        """Something only those want to know who ask with -v."""
+        if self._verbosity == "verbose":
+            self._say(text)
+
+    def warn(self, text: str) -> None:
+        """Something the user must know, whatever the verbosity."""
+        self._say(text)
+
+    @contextlib.contextmanager
+    def live(self, status: Callable[[], str]) -> Iterator[None]:
+        """On a terminal, while the body waits, keep *status* as the last line, with the seconds it took so far."""
+        if self._verbosity == "quiet" or self._dumb or not self._own.is_terminal():
+            yield
+            return
+        with self._lock:
+            self._live, self._live_since = status, time.monotonic()
+            self.restless = True
+        self.wake()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._live = None
+                self._erase()
+
+    def write(self, machine: str, records: Iterable[LogRecord], *, procs: int = 1) -> None:
+        """Show the whole lines in *records*, which follow those given before."""
+        with self._lock:
+            _, lines = self._lines.setdefault(machine, (procs, Lines(time.monotonic)))
+            self._show(machine, procs, lines.feed(records))
+            if self._out is not None and self._out.is_terminal():
+                self.restless |= any(lines.waiting())
+
+    def finish(self, machine: str) -> None:
+        """Show what never got its end of line: *machine* will say no more."""
+        with self._lock:
+            procs, lines = self._lines.pop(machine, (1, Lines()))
+            self._show(machine, procs, lines.rest())
+
+    def tick(self) -> None:
+        """Show what only time makes due."""
+        with self._lock:
+            self.restless = self._live is not None
+            if self._out is not None and self._out.is_terminal():
+                for machine, (procs, lines) in self._lines.items():
+                    self._show(machine, procs, lines.rest(older=time.monotonic() - _PATIENCE))
+                    self.restless |= any(lines.waiting())
+            if self._live is not None and time.monotonic() > self._live_since + _FRAME:
+                self._draw()
+
+    def _say(self, text: str) -> None:
+        with self._lock:
+            self._erase()
+            self._own.write(f"bigm: {text}\n".encode())
+
+    def _show(self, machine: str, procs: int, blocks: Iterable[tuple[float, str, str, bytes]]) -> None:
+        if self._out is None:
+            for _ in blocks:
+                pass
+            return
+        shown = [
+            self._marked(machine, short_name(machine, source, procs), block)
+            for _, source, _, block in blocks
+            if source != "agent" or self._verbosity == "verbose"
+        ]
+        if shown:
+            self._erase()
+            self._out.write(b"".join(shown))
+
+    def _marked(self, machine: str, name: str, block: bytes) -> bytes:
+        assert self._out is not None
+        prefix = f"{name} | ".encode()
+        if self._out.is_terminal():
+            if b"\r" in block:
+                block = b"\n".join(line.rstrip(b"\r").rpartition(b"\r")[2] for line in block.split(b"\n"))
+            if self._colour:
+                colour = _COLOURS[sum(machine.encode()) % len(_COLOURS)]
+                prefix = f"\x1b[{colour}m{name} |\x1b[0m ".encode()
+        return prefix + block[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
+
+    def _draw(self) -> None:
+        assert self._live is not None
+        text = f"bigm: {self._live()} · {time.monotonic() - self._live_since:.0f} s"
+        text = text[: self._own.width() - 1]
+        if text != self._drawn:
+            self._own.write(f"{_ERASE}{text}".encode())
+            self._drawn = text
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._own.write(_ERASE.encode())
+            self._drawn = ""
+
+
+class _Stream:
+    """sys.stderr or sys.stdout, whatever it is at the time, written to by whole blocks of bytes."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._broken: object = None
+
+    def is_terminal(self) -> bool:
+        try:
+            return bool(self._stream().isatty())
+        except (AttributeError, ValueError):
+            return False  # none at all (a daemon), or closed
+
+    def width(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream().fileno()).columns or 80
+        except (AttributeError, OSError, ValueError):
+            return 80
+
+    def write(self, data: bytes) -> None:
+        stream = self._stream()
+        if stream is None or stream is self._broken:
+            return
+        try:
+            with _WRITING:
+                stream.flush()
+                if stream is getattr(sys, f"__{self._name}__"):
+                    _write_all(stream.fileno(), data)
+                else:  # replaced: by a test, a notebook, an editor
+                    stream.write(data.decode(errors="replace"))
+                    stream.flush()
+        except (OSError, ValueError):
+            self._broken = stream  # its reader has gone: nobody is left to tell
+
+    def _stream(self) -> TextIO:
+        stream: TextIO = getattr(sys, self._name)
+        return stream
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:  # another program has made the terminal non-blocking
+            select.select([], [fd], [], 1.0)
+
+
+class _Piece(NamedTuple):
+    machine: str
+    log: LogWriter
+    records: Sequence[LogRecord]
+    procs: int
+    last: bool
+    note: str
+    done: Callable[[], None] | None
+
+
+class Output:
+    """Writes machines' output to their logs and the terminal, in one thread of its own."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.terminal = terminal
+        self._pieces: deque[_Piece] = deque()
+        self._changed = threading.Condition()
+        self._busy = False
+        self._closed = False
+        terminal.wake = self._wake
+        self._thread = threading.Thread(target=self._run, name="bigm-output", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<Output {'closed' if self._closed else 'open'}, {len(self._pieces)} pieces waiting>"
+
+    def write(
+        self,
+        machine: str,
+        log: LogWriter,
+        records: Sequence[LogRecord],
+        *,
+        procs: int = 1,
+        last: bool = False,
+        note: str = "",
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        """Take in *records* of *machine*, in their order, and return at once.
+
+        Args:
+            log: where they are kept.
+            procs: workers the machine has, which tells how its lines are marked.
+            last: nothing more will come.
+            note: a remark for the log and the terminal, before the records: what is missing.
+            done: called in the thread of this object when all of it is written; must be quick.
+        """
+        self._put(_Piece(machine, log, records, procs, last, note, done))
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all that was given is written, at most *timeout* seconds; False when it is not."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._pieces and not self._busy, timeout)
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Write what is there and end the thread; False when *timeout* seconds were not enough (a stopped reader)."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _put(self, piece: _Piece) -> None:
+        with self._changed:
+            self._pieces.append(piece)
+            self._changed.notify_all()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+                if not self._pieces and not self._closed:
+                    self._changed.wait(_FRAME if self.terminal.restless else None)
+                if not self._pieces and self._closed:
+                    return
+                pieces, self._busy = list(self._pieces), True
+                self._pieces.clear()
+            for piece in pieces:
+                self._one(piece)
+            self.terminal.tick()
+
+    def _one(self, piece: _Piece) -> None:
+        if piece.note:
+            piece.log.note(piece.note)
+            self.terminal.warn(f"{piece.machine}: {piece.note}")
+        piece.log.write(piece.records)
+        self.terminal.write(piece.machine, piece.records, procs=piece.procs)
+        if piece.last:
+            piece.log.finish()
+            self.terminal.finish(piece.machine)
+        if piece.done is not None:
+            piece.done()
