@@ -2,6 +2,8 @@
 
 Only ratios within one run mean anything: a shared machine's speed changes by the minute. So each figure has its limit
 measured beside it, in turns, and the ratio is taken of medians.
+
+A benchmark is a module of this folder with a function `rows(repeats: int) -> list[Row]`; `run.py` knows them by name.
 """
 
 from __future__ import annotations
