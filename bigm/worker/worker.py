@@ -1,0 +1,75 @@
+"""A worker without its process: the server, the supervisor, and who may call what.
+
+`bigm.worker.launcher` puts a process around it; machines of the `inprocess` system are threads of the driver around it.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Callable, Optional
+
+from bigm.errors import NotAllowed
+from bigm.rpc.identity import DRIVER, MACHINE, WORKER, Identity
+from bigm.rpc.server import Server
+from bigm.rpc.tls import Credentials
+from bigm.worker.supervisor import NAME, Supervisor
+
+
+class Worker:
+    """Answers calls to the supervisor at once, and to the user's services once they are registered.
+
+    Args:
+        credentials: what it proves itself with; its identity is that of a worker.
+        procs: how many workers the machine has.
+        connect: how services reach other machines: from a locator and seconds to a connected socket; None: by TCP.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        procs: int = 1,
+        connect: Optional[Callable[[str, float], socket.socket]] = None,
+    ) -> None:
+        identity = credentials.identity
+        self.name = identity.machine if procs == 1 else f"{identity.machine} worker {identity.proc}"
+        self.server = Server(credentials, name=self.name, authorize=authorize)
+        self.supervisor = Supervisor(self.server, self.name, self._peers)
+        self.server.register(NAME, self.supervisor)
+        self._credentials = credentials
+        self._procs = procs
+        self._connect = connect
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name}: {self.server!r}>"
+
+    def imported(self) -> None:
+        """Let services be registered: the program is imported. Until then `Supervisor.register` waits."""
+        self.supervisor._imported()
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Serve a connection of which nothing was read yet."""
+        self.server.adopt(sock)
+
+    def close(self, grace: float = 0.0) -> None:
+        """Let running calls end for *grace* seconds, and close all connections."""
+        self.server.close(grace)
+
+    def _peers(self, addr: str, name: str) -> object:
+        from bigm.peer import Link, Peers, tcp_connect  # only services with a `setup` pay for the client side
+
+        link = Link(self._credentials, self._connect or tcp_connect)
+        return Peers(addr, proc=self._credentials.identity.proc, procs=self._procs, name=name, link=link)
+
+
+def authorize(peer: Identity, service: str, method: str) -> None:
+    """The driver may call everything; peers the user's services, and ping the supervisor.
+
+    Raises:
+        NotAllowed: *peer* may not call that; do not retry.
+    """
+    if peer.role == DRIVER:
+        return
+    if peer.role in (MACHINE, WORKER) and (service != NAME or method == "ping"):
+        return
+    raise NotAllowed(f"{peer.uri} may not call {service}.{method}", hint="only the driver may")
