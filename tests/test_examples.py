@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BIGPI = ROOT / "examples" / "bigpi.py"
-BIGM = [sys.executable, "-c", "import sys; sys.argv[0] = 'bigm'; from bigm.cli import main; sys.exit(main())"]
+BIGM = [Path(sys.executable).with_name("bigm")]
 
 MARK = r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d "
 
