@@ -49,6 +49,7 @@ class BigmError(Exception):
 
     @property
     def message(self) -> str:
+        """What was attempted, where, and what happened, without the hint."""
         return str(self.args[0]) if self.args else ""
 
     def __str__(self) -> str:

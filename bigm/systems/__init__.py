@@ -1,0 +1,1 @@
+"""The places machines come from, one file each. Driver side only."""
