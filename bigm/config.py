@@ -195,6 +195,11 @@ class _Given(NamedTuple):
     value: object
     origin: str
 
+    @property
+    def subject(self) -> str:
+        """How a message begins that is about this value: a file's line does not name the key, the others do."""
+        return f"{self.origin}: {self.key}" if ":" in self.origin else self.origin
+
 
 def load(
     overrides: Mapping[str, object] | None = None, *, environ: Mapping[str, str] = os.environ, cwd: str | None = None
@@ -310,7 +315,7 @@ def _settings(given: Sequence[_Given], keys: _Keys, home: Path, profile: str) ->
         try:
             value = key.kind.read(item.value)
         except (ValueError, TypeError, OverflowError):
-            raise ConfigError(f"{item.origin}: {key.name} must be {key.kind.words}, not {item.value!r}") from None
+            raise ConfigError(f"{item.subject} must be {key.kind.words}, not {item.value!r}") from None
         if key.name not in values:
             values[key.name], origins[key.name] = value, item.origin
     sections: dict[str, dict[str, Any]] = {}

@@ -1,0 +1,68 @@
+"""Whose argument is whose on the line of `bigm run`. Pure.
+
+bigm run [bigm's options] PROGRAM [the program's arguments, and --system, --nmach, --procs] [-- only the program's]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+ALSO_AFTER = ("--system", "--nmach", "--procs")
+WITH_VALUE = (*ALSO_AFTER, "--name", "--machine-output", "--profile", "--python")
+MODULE = "-m"
+
+
+class Split(NamedTuple):
+    """The options that are bigm's, in their order; the program, or None; the program's own arguments."""
+
+    options: list[str]
+    program: str | None
+    arguments: list[str]
+
+
+def split_arguments(line: Sequence[str]) -> Split:
+    """Split what follows `bigm run`.
+
+    Up to PROGRAM all is bigm's. Behind it, `--system`, `--nmach` and `--procs` are bigm's wherever they stand, with
+    their values, and the rest is the program's; behind a first `--`, which itself goes, everything is. As with Python,
+    `-m` ends the options: what follows it is PROGRAM. An option without its value is left for the parser to refuse.
+    """
+    options: list[str] = []
+    rest = list(line)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return Split(options, rest[0] if rest else None, rest[1:])
+        if word.startswith(MODULE) and not word.startswith("--"):
+            options.append(MODULE)
+            rest = [word[2:], *rest] if word[2:] else rest
+            return _behind(options, rest)
+        if not word.startswith("-") or word == "-":
+            return _behind(options, [word, *rest])
+        options.append(word)
+        if word in WITH_VALUE and rest:
+            options.append(rest.pop(0))
+    return Split(options, None, [])
+
+
+def _behind(options: list[str], rest: list[str]) -> Split:
+    """The program and what stands behind it."""
+    if not rest:
+        return Split(options, None, [])
+    program, *rest = rest
+    arguments: list[str] = []
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            arguments += rest
+            break
+        if word in ALSO_AFTER:
+            options.append(word)
+            if rest:
+                options.append(rest.pop(0))
+        elif word.partition("=")[0] in ALSO_AFTER:
+            options.append(word)
+        else:
+            arguments.append(word)
+    return Split(options, program, arguments)

@@ -1,0 +1,77 @@
+"""`bigm ps`: runs and their machines."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from bigm.cli.completion import complete_run
+from bigm.cli.tables import duration, print_table
+from bigm.config import load
+from bigm.runs import DIED, ENDED, RUNNING, MachineInfo, RunInfo, list_runs, read_run
+
+_SHOWN = 10  # ended runs that are listed without --all
+_QUIET_ENDS = ("", "shutdown")
+
+
+def ps(
+    which: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", hidden=True, autocompletion=complete_run),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="All runs that are still kept.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything known, as JSON.")] = False,
+) -> None:
+    """List runs and their machines.
+
+    Live runs and the last ten, with the machines of live runs, and those that did not end as they should. RUN (an id, a
+    part of one, a run's folder, or last) shows one run with all its machines.
+    """
+    folder = load().runs_folder
+    runs = [read_run(folder, which)] if which else list_runs(folder)
+    if not (everything or which):
+        runs = [run for run in runs[:-_SHOWN] if run.state == RUNNING] + runs[-_SHOWN:]
+    if as_json:
+        print(json.dumps([_facts(run) for run in runs], indent=1))
+        return
+    if not runs:
+        print(f"there are no runs in {folder}")
+        return
+    machines = {run.id: run.machines() for run in runs}
+    print_table(
+        ("RUN", "STATE", "SYSTEM", "MACHINES", "STARTED", "TOOK"),
+        [_row(run, machines[run.id]) for run in reversed(runs)],
+    )
+    for run in reversed(runs):
+        shown = [m for m in machines[run.id] if which or run.state == RUNNING or m.cause not in _QUIET_ENDS]
+        if shown:
+            print(f"\n{run.id}: {' '.join((run.program, *run.argv))}")
+            print_table(
+                ("MACHINE", "STATE", "ADDRESS", "UPTIME", "CAUSE"), [_machine_row(run, m) for m in shown], indent="  "
+            )
+
+
+def _facts(run: RunInfo) -> dict[str, object]:
+    machines = [asdict(machine) for machine in run.machines()]
+    return {**asdict(run), "folder": str(run.folder), "state": run.state, "machines": machines}
+
+
+def _row(run: RunInfo, machines: Sequence[MachineInfo]) -> tuple[str, ...]:
+    state = f"exit {run.status}" if run.state == ENDED and run.status is not None else run.state
+    now = time.time()
+    took = duration((run.ended or now) - run.started) if run.state in (RUNNING, ENDED) else ""
+    return run.id, state, run.system, str(len(machines)), f"{duration(now - run.started)} ago", took
+
+
+def _machine_row(run: RunInfo, machine: MachineInfo) -> tuple[str, ...]:
+    state, cause = machine.state, machine.text or machine.cause
+    if run.state == DIED and not machine.until:
+        state, cause = "unknown", "its driver died; it ends with its lease at the latest"
+    end = machine.until or run.ended or time.time()
+    uptime = duration(end - machine.since) if state != "unknown" else ""
+    return machine.machine, state, machine.addr, uptime, cause

@@ -1,0 +1,219 @@
+"""`bigm run`: look at the program, then become it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, NoReturn
+
+import typer
+from typer.core import TyperCommand
+
+from bigm.cli import probe
+from bigm.cli.arguments import split_arguments
+from bigm.config import FLAGS_VARIABLE, Settings, load, nearest
+from bigm.errors import ProgramError
+
+_PROBE_TIME = 60.0  # seconds for another interpreter to start and import bigm
+
+
+class RunCommand(TyperCommand):
+    """A command whose line is split by `split_arguments` before it is parsed."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Hand bigm's options to the parser first, then the program and its arguments, untouched."""
+        options, program, arguments = split_arguments(args)
+        own = [] if program is None else ["--", program, *arguments]
+        return super().parse_args(ctx, [*options, *own])
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What the line looks like."""
+        return ["[OPTIONS]", "PROGRAM", "[ARGS]..."]
+
+
+class Plan(NamedTuple):
+    """What is about to be run: the interpreter's arguments behind its name, and the file, when it is known."""
+
+    python: str
+    words: list[str]
+    file: str
+
+
+def run(
+    program: Annotated[str, typer.Argument(metavar="PROGRAM", hidden=True)],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS", hidden=True)] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where machines come from: local, inprocess.")
+    ] = None,
+    nmach: Annotated[str | None, typer.Option(metavar="N", help="How many machines to start.")] = None,
+    procs: Annotated[str | None, typer.Option(metavar="K|all", help="Workers on each machine.")] = None,
+    module: Annotated[bool, typer.Option("-m", help="PROGRAM is a module, as in python -m.")] = False,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="The cluster's name in messages and labels.")] = None,
+    machine_output: Annotated[
+        str | None, typer.Option(metavar="stderr|stdout|off", help="Where the machines' output is shown.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(metavar="NAME", help="Use this profile of the configuration.")] = None,
+    python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Interpreter; else the active virtual environment's.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="bigm says nothing but warnings.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="bigm says more, and shows its agents.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run and launched, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON.")] = False,
+) -> None:
+    """Run a program that forms machines.
+
+    PROGRAM is a Python file, a command that the environment has installed, or, with -m, a module. Options stand before
+    PROGRAM; --system, --nmach and --procs also behind it. Everything else there, and all that follows a --, is the
+    program's own.
+    """
+    given = {
+        "system": system,
+        "nmach": nmach,
+        "procs": procs,
+        "name": name,
+        "machine_output": machine_output,
+        "profile": profile,
+        "verbosity": "quiet" if quiet else "verbose" if verbose else None,
+    }
+    flags = {key: value for key, value in given.items() if value is not None}
+    environ = dict(os.environ)
+    settings = load(environ={**environ, FLAGS_VARIABLE: json.dumps(flags)})
+    plan = make_plan(program, arguments or [], module=module, python=python, environ=environ)
+    note = check(plan, settings.verbosity == "verbose")
+    if dry_run:
+        _show(plan, settings, as_json)
+        return
+    if note and settings.verbosity != "quiet":
+        print(f"bigm: {note}", file=sys.stderr, flush=True)
+    become(plan, {**environ, FLAGS_VARIABLE: json.dumps({**flags, "run": {"pid": os.getpid()}})})
+
+
+def make_plan(
+    program: str, arguments: list[str], *, module: bool, python: str | None, environ: Mapping[str, str]
+) -> Plan:
+    """Decide which interpreter runs what.
+
+    Raises:
+        ProgramError: there is no such interpreter, file, command or module.
+    """
+    interpreter = _interpreter(python, environ)
+    if module:
+        return Plan(interpreter, ["-m", program, *arguments], _module_file(program, interpreter))
+    file = _program_file(program, interpreter)
+    return Plan(interpreter, [file, *arguments], file)
+
+
+def check(plan: Plan, verbose: bool = False) -> str:
+    """Look at the program where it is to run; returns what the user should know, or "".
+
+    Raises:
+        ProgramError: it is not Python, or its interpreter has no bigm.
+    """
+    if _same_environment(plan.python):
+        problem, mentions = probe.examine(plan.file) if plan.file else ("", True)
+    else:
+        answer = _probe(plan)
+        problem, mentions = answer["problem"], answer["mentions"]
+        if not answer["bigm"]:
+            raise ProgramError(
+                f"{plan.python} cannot import bigm",
+                hint=f"install it there ({plan.python} -m pip install bigm), or choose another with --python",
+            )
+    if problem:
+        raise ProgramError(problem)
+    if not mentions:
+        return f"{plan.file} does not mention bigm: unless a module it imports does, no machine is started"
+    return ""
+
+
+def become(plan: Plan, environ: Mapping[str, str]) -> NoReturn:
+    """Replace this process by the program, so that its signals and its exit status are the program's own."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(plan.python, [plan.python, *plan.words], environ)
+
+
+def _interpreter(wanted: str | None, environ: Mapping[str, str]) -> str:
+    if wanted is not None:
+        found = shutil.which(os.path.expanduser(wanted), path=environ.get("PATH"))
+        if found is None:
+            raise ProgramError(f"there is no interpreter {wanted!r}", hint="give --python a path, or a name on PATH")
+        return os.path.abspath(found)
+    active = environ.get("VIRTUAL_ENV")
+    if active and os.access(candidate := os.path.join(active, "bin", "python"), os.X_OK):
+        return candidate
+    return sys.executable
+
+
+def _same_environment(python: str) -> bool:
+    """Not by file: the interpreters of all virtual environments are links to one."""
+    return os.path.dirname(os.path.abspath(python)) == os.path.dirname(os.path.abspath(sys.executable))
+
+
+def _program_file(program: str, python: str) -> str:
+    """The file that PROGRAM names: itself, else a command that the interpreter's environment has installed."""
+    path = Path(program)
+    if path.is_dir():
+        hint = f"`bigm run -m {path.name}` runs a package" if (path / "__main__.py").exists() else ""
+        raise ProgramError(f"{program} is a folder, not a program", hint=hint or "name the script in it")
+    if path.exists():
+        return program
+    commands = Path(python).parent
+    if os.sep not in program and (commands / program).is_file():
+        return str(commands / program)
+    beside = [str(other) for other in path.parent.glob("*.py")]
+    others = [] if os.sep in program or path.suffix else [other.name for other in commands.iterdir()]
+    raise ProgramError(f"there is no program {program!r}", hint=nearest(program, [*beside, *others]))
+
+
+def _module_file(module: str, python: str) -> str:
+    """The file of a module, found without importing anything of it; "" when only its own interpreter can tell."""
+    if not _same_environment(python):
+        return ""
+    path: list[str] | None = [os.getcwd(), *sys.path]
+    found = None
+    for depth in range(1, module.count(".") + 2):
+        name = ".".join(module.split(".")[:depth])
+        found = PathFinder.find_spec(name, path)
+        if found is None:
+            raise ProgramError(f"there is no module {name!r}", hint=f"searched from {os.getcwd()}, as python -m does")
+        path = list(found.submodule_search_locations or ())
+    if path and (found := PathFinder.find_spec(f"{module}.__main__", path)) is None:
+        raise ProgramError(f"{module} is a package without a __main__ module", hint=f"bigm run -m {module}.MODULE")
+    return found.origin or "" if found and (found.origin or "").endswith(".py") else ""
+
+
+def _probe(plan: Plan) -> dict[str, Any]:
+    try:
+        answer = subprocess.run(
+            [plan.python, probe.__file__, plan.file], capture_output=True, text=True, timeout=_PROBE_TIME, check=True
+        )
+        found: dict[str, Any] = json.loads(answer.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        said = (getattr(error, "stderr", "") or "").strip().splitlines()
+        detail = said[-1] if said else str(error)
+        raise ProgramError(f"{plan.python} is not a Python that can be used: {detail}") from error
+    return found
+
+
+def _show(plan: Plan, settings: Settings, as_json: bool) -> None:
+    facts: dict[str, object] = {
+        "program": " ".join(plan.words),
+        "interpreter": plan.python,
+        "system": settings.system,
+        "machines": settings.nmach or "as many as the program says",
+        "workers": settings.procs,
+        "run folder": str(settings.runs_folder),
+    }
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    for name, value in facts.items():
+        print(f"{name:12} {value}")

@@ -1,0 +1,36 @@
+"""Tables and times as a person reads them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
+    """Print rows below their heads: folded to the width of a terminal; elsewhere whole, for other programs."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.padding import Padding
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for title in head:
+            table.add_column(title, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        Console(highlight=False).print(Padding(table, (0, 0, 0, len(indent))))
+        return
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print(indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def duration(seconds: float) -> str:
+    """Two digits or so: "3.1 s", "42 s", "7 min", "3 h", "2 d"."""
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f} s"
+    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"
