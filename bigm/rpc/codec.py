@@ -1,0 +1,280 @@
+"""Values to segments and back: pickle protocol 5, with big buffers out of band.
+
+Not here: frames (`wire`). Pickles are only ever read from a verified peer.
+
+A payload is a list of segments. The first is a pickle; the others are the memory of arrays and the like, sent from
+where they lie and rebuilt on the memory they were received into. Exceptions travel as text that needs no unpickling,
+and beside it as a pickle which is tried by the receiver.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import traceback
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
+
+from bigm.errors import BigmError, NotPicklable, ServiceError, WireError
+from bigm.rpc.wire import MAX_SEGMENTS, Buffer
+
+OUT_OF_BAND = 16 * 1024  # bytes; smaller buffers are copied into the pickle, which is cheaper than a segment
+_EMPTY = pickle.dumps(((), {}), 5)
+_MAX_TEXT = 1 << 20  # characters of a message or traceback that travel
+_DEPTH = 32  # levels of attributes that the search for what cannot be pickled goes down
+
+
+class RemoteTraceback(Exception):
+    """The traceback of an exception on another machine: the `__cause__` of that exception here.
+
+    Args:
+        machine: whose traceback it is.
+        text: the traceback, as Python printed it there.
+
+    Source: `concurrent.futures.process._RemoteTraceback`.
+    """
+
+    def __init__(self, machine: str, text: str) -> None:
+        super().__init__(machine, text)
+        self.machine = machine
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'on {self.machine}:\n"""\n{self.text}"""'
+
+
+def dumps_call(method: str, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> List[Buffer]:
+    """The arguments of a call as segments.
+
+    Raises:
+        NotPicklable: names the argument and the path to what cannot be pickled.
+    """
+    if not args and not kwargs:
+        return [_EMPTY]
+    try:
+        return _dumps((args, dict(kwargs)))
+    except Exception as e:
+        raise _not_picklable(f"cannot call {method}", _arguments(args, kwargs), e) from e
+
+
+def dumps(value: Any, what: str) -> List[Buffer]:
+    """Any value as segments; *what* names it in the error ("service 'PI'").
+
+    Raises:
+        NotPicklable: names the path to what cannot be pickled.
+    """
+    try:
+        return _dumps(value)
+    except Exception as e:
+        raise _not_picklable(f"cannot send {what}", [(what, value)], e) from e
+
+
+def dumps_reply(method: str, value: Any) -> List[Buffer]:
+    """A method's result as segments. Raises NotPicklable as `dumps` does."""
+    if value is None:
+        return [_NONE]
+    try:
+        return _dumps(value)
+    except Exception as e:
+        raise _not_picklable(f"cannot return from {method}", [("the result", value)], e) from e
+
+
+_NONE = pickle.dumps(None, 5)
+
+
+def loads(segments: Sequence[Buffer]) -> Any:
+    """The value of segments; arrays lie in the segments' memory, nothing is copied."""
+    if len(segments) == 1:
+        return pickle.loads(segments[0])
+    return pickle.loads(segments[0], buffers=segments[1:])
+
+
+def dumps_error(error: BaseException, machine: str) -> List[Buffer]:
+    """An exception as segments: its text as JSON, and its pickle when it has one that may be raised in the caller.
+
+    Not raised there as themselves: SystemExit and its like, which would end the caller; and errors of the wire, which
+    would be mistaken for an error of the caller's own connection.
+    """
+    info = {
+        "type": type_name(type(error)),
+        "text": _text_of(error),
+        "traceback": "".join(traceback.format_exception(type(error), error, _own_frames(error)))[-_MAX_TEXT:],
+        "machine": machine,
+        "hint": error.hint if isinstance(error, BigmError) else "",
+    }
+    segments: List[Buffer] = [json.dumps(info).encode()]
+    if isinstance(error, Exception) and not isinstance(error, WireError):
+        try:
+            segments.append(_dumps_exception(error))
+        except Exception:  # noqa: BLE001  # whatever a user's __reduce__ does; the text is enough
+            pass
+    return segments
+
+
+def refusal(text: str, hint: str = "") -> List[Buffer]:
+    """The payload of an ERROR frame that is no exception of the user's: a message and what to try."""
+    return [json.dumps({"text": text, "hint": hint}).encode()]
+
+
+def read_refusal(segments: Sequence[Buffer]) -> Tuple[str, str]:
+    """Message and hint of `refusal`."""
+    info = _info(segments)
+    return info.get("text", ""), info.get("hint", "")
+
+
+def loads_error(segments: Sequence[Buffer]) -> BaseException:
+    """What to raise for a method's exception: the exception itself, else a ServiceError with its text.
+
+    Either has the remote traceback as its `__cause__`.
+    """
+    info = _info(segments)
+    error: Optional[BaseException] = None
+    why = ""
+    if len(segments) > 1:
+        try:
+            error = pickle.loads(segments[1])
+        except Exception as e:  # noqa: BLE001  # a class that is not here, or that cannot be rebuilt
+            why = f"it cannot be rebuilt here: {type_name(type(e))}: {_text_of(e)}"
+    if not isinstance(error, Exception):
+        error = ServiceError(
+            info.get("type", "an exception"), info.get("text", ""), info.get("traceback", ""), hint=why
+        )
+    error.__cause__ = RemoteTraceback(info.get("machine", ""), info.get("traceback", ""))
+    return error
+
+
+def type_name(cls: Type[Any]) -> str:
+    """A class's name as tracebacks print it."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _dumps(value: Any) -> List[Buffer]:
+    segments: List[Buffer] = [b""]
+
+    def keep_inside(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        if len(raw) < OUT_OF_BAND or len(segments) >= MAX_SEGMENTS:
+            return True
+        segments.append(raw)
+        return False
+
+    segments[0] = pickle.dumps(value, 5, buffer_callback=keep_inside)
+    return segments
+
+
+def _info(segments: Sequence[Buffer]) -> Dict[str, str]:
+    try:
+        info = json.loads(bytes(segments[0]))
+    except ValueError:
+        return {"text": "an error that cannot be read"}
+    return info if isinstance(info, dict) else {}
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)[:_MAX_TEXT]
+    except Exception:  # noqa: BLE001  # a user's __str__
+        return "<its message cannot be printed>"
+
+
+def _own_frames(error: BaseException) -> Any:
+    """The traceback from the user's method on: the server's own frame above it says nothing to anyone."""
+    return error.__traceback__.tb_next if error.__traceback__ is not None else None
+
+
+# Exceptions.
+
+
+class _ExceptionPickler(pickle.Pickler):
+    """Pickles exceptions so that they are rebuilt without calling `__init__`.
+
+    BaseException's own reduction calls the class with `args`, which fails for every class whose `__init__` wants
+    something else (a required keyword, another number of arguments).
+    """
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, BaseException) and _reduces_as_base(type(value)):
+            return _rebuild_exception, (type(value), value.args, value.__dict__)
+        return NotImplemented
+
+
+def _dumps_exception(error: BaseException) -> bytes:
+    stream = io.BytesIO()
+    _ExceptionPickler(stream, 5).dump(error)
+    return stream.getvalue()
+
+
+def _reduces_as_base(cls: Type[BaseException]) -> bool:
+    return (
+        cls.__reduce__ is BaseException.__reduce__
+        and cls.__reduce_ex__ is object.__reduce_ex__
+        and getattr(cls, "__getstate__", None) is getattr(BaseException, "__getstate__", None)
+    )
+
+
+def _rebuild_exception(cls: Type[BaseException], args: Tuple[Any, ...], state: Dict[str, Any]) -> BaseException:
+    builtin = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+    error: BaseException = builtin.__new__(cls, *args)  # type: ignore[call-overload]  # the nearest built-in exception
+    builtin.__init__(error, *args)
+    error.__dict__.update(state)
+    return error
+
+
+# What cannot be pickled, and where it is.
+
+
+def _arguments(args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> List[Tuple[str, Any]]:
+    named = [(f"argument {i + 1}", value) for i, value in enumerate(args)]
+    return named + [(f"argument {name!r}", value) for name, value in kwargs.items()]
+
+
+def _not_picklable(attempt: str, roots: Sequence[Tuple[str, Any]], error: BaseException) -> NotPicklable:
+    for name, value in roots:
+        failure = _failure(value)
+        if failure is not None:
+            path, reason = _search(name, value, failure)
+            return NotPicklable(f"{attempt}: {path}: {_text_of(reason) or type_name(type(reason))}")
+    return NotPicklable(f"{attempt}: {_text_of(error)}")
+
+
+def _search(path: str, value: Any, failure: BaseException) -> Tuple[str, BaseException]:
+    """Follow what cannot be pickled down to the innermost part that cannot."""
+    for _ in range(_DEPTH):
+        for name, part in _parts(value):
+            reason = _failure(part)
+            if reason is not None:
+                path, value, failure = path + name, part, reason
+                break
+        else:
+            break
+    return path, failure
+
+
+def _parts(value: Any) -> List[Tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [(f"[{key!r}]", part) for key, part in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [(f"[{i}]", part) for i, part in enumerate(value)]
+    if isinstance(value, (set, frozenset)):
+        return [(f"{{{part!r}}}", part) for part in value]
+    function: Union[Callable[..., Any], None] = getattr(value, "__func__", None)
+    if function is not None:
+        return [(".__self__", value.__self__)]
+    attributes = dict(getattr(value, "__dict__", {})) if not isinstance(value, type) else {}
+    for cls in type(value).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(value, slot):
+                attributes.setdefault(slot, getattr(value, slot))
+    return [(f".{name}", part) for name, part in attributes.items()]
+
+
+def _failure(value: Any) -> Optional[BaseException]:
+    try:
+        pickle.dumps(value, 5, buffer_callback=lambda _: False)
+    except Exception as e:  # noqa: BLE001  # whatever a user's __reduce__ raises is the reason looked for
+        return e
+    return None
