@@ -1,7 +1,7 @@
 """Machines on this computer: each is an agent as a child process of the driver, listening on loopback. The default.
 
-The agent starts directly, with no boot stage, from the driver's own bigm. It holds the read end of a pipe whose other end
-is the driver's: when the driver is gone, however it died, the pipe ends and so does the agent with all that it started.
+The agent starts directly, with no boot stage, from the driver's own bigm. It holds the read end of a pipe whose other
+end is the driver's: when the driver is gone, however it died, the pipe ends and so does the agent with all it started.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import selectors
+import shutil
 import socket
 import subprocess
 import sys
@@ -118,6 +119,8 @@ class _Child:
         self.port = 0
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # nameless: nothing to clean up
         self._greeting = b""
+        self._folder = tempfile.mkdtemp(prefix="bigm-")  # the agent removes it too, but may not live to do so
+        boot = dataclasses.replace(boot, folder=self._folder)
         self.process = subprocess.Popen(
             agent_command(python),
             stdin=subprocess.PIPE,
@@ -188,6 +191,7 @@ class _Child:
             self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _await_ports(children: Iterable[_Child], deadline: float) -> None:
