@@ -197,10 +197,8 @@ class _Child:
 def _await_ports(children: Iterable[_Child], deadline: float) -> None:
     with selectors.DefaultSelector() as selector:
         for child in children:
-            selector.register(child, selectors.EVENT_READ)
+            selector.register(child, selectors.EVENT_READ, child)
         while selector.get_map() and time.monotonic() < deadline:
             for key, _ in selector.select(max(0.0, deadline - time.monotonic())):
-                child = key.fileobj
-                assert isinstance(child, _Child)
-                if child.hear():
-                    selector.unregister(child)
+                if key.data.hear():
+                    selector.unregister(key.fileobj)
