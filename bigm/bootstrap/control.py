@@ -23,10 +23,10 @@ from typing import Any, Optional, Union
 from bigm.bootstrap.records import SERVING, Main, WorkerSpec
 
 FAILED = "failed"
-MISSED_BEATS = 6  # a worker that has not heard from its agent for this many heartbeats ends itself
 _MAX_LINE = 16 << 20  # a spec holds argv and sys.path; anything longer is not ours
 _MAX_TEXT = 64 << 10  # of a traceback
-_FDS_AT_ONCE = 16
+_ANCILLARY = socket.CMSG_LEN(16 * array.array("i").itemsize)
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # not on macOS
 
 FromAgent = Union[WorkerSpec, socket.socket, int]
 
@@ -74,14 +74,23 @@ class AgentEnd:
         """Tell the worker that the agent lives; False when it did not fit or the worker is gone."""
         return self._send(_line({"beat": number}), [])
 
-    def receive(self) -> Optional[tuple[str, str]]:
-        """Wait for what the worker says.
+    def fileno(self) -> int:
+        """For a selector: when it is readable, ask `heard`."""
+        return self._sock.fileno()
+
+    def heard(self) -> tuple[list[tuple[str, str]], bool]:
+        """Read what the worker has said so far; never waits.
 
         Returns:
-            tuple: SERVING or FAILED, and the failure's text; None when the worker's end is closed.
+            tuple: what it said, each SERVING or FAILED and the failure's text; and whether its end is still open.
         """
-        line = self._lines.next(None)
-        return None if line is None else (str(line.get("state", "")), str(line.get("text", "")))
+        open_ = self._lines.fill(socket.MSG_DONTWAIT)
+        said: list[tuple[str, str]] = []
+        while True:
+            line = self._lines.take()
+            if line is None:
+                return said, open_
+            said.append((str(line.get("state", "")), str(line.get("text", ""))))
 
     def close(self) -> None:
         """Close this end: the worker, if it lives, ends at once."""
@@ -122,9 +131,13 @@ class WorkerEnd:
         Raises:
             TimeoutError: nothing came, not even a beat.
         """
-        line = self._lines.next(timeout)
-        if line is None:
-            return None
+        while True:
+            line = self._lines.take()
+            if line is not None:
+                break
+            self._await(timeout)
+            if not self._lines.fill():
+                return None
         if "spec" in line:
             return _spec(line["spec"])
         if "conn" in line:
@@ -143,6 +156,13 @@ class WorkerEnd:
         """Close this end, without a word to the agent."""
         _close(self._sock)
 
+    def _await(self, timeout: Optional[float]) -> None:
+        if timeout is not None:
+            poll = select.poll()
+            poll.register(self._sock.fileno(), select.POLLIN)
+            if not poll.poll(timeout * 1000):
+                raise TimeoutError
+
     def _send(self, message: dict[str, Any]) -> None:
         with self._lock:
             try:
@@ -159,34 +179,35 @@ class _Lines:
         self._buffer = bytearray()
         self._fds: deque[int] = deque()
 
-    def next(self, timeout: Optional[float]) -> Optional[dict[str, Any]]:
-        """The next message, or None at the end."""
-        while True:
-            end = self._buffer.find(b"\n")
-            if end >= 0:
-                line = bytes(self._buffer[:end])
-                del self._buffer[: end + 1]
-                message: dict[str, Any] = json.loads(line)
-                return message
-            if len(self._buffer) > _MAX_LINE or not self._fill(timeout):
-                return None
+    def take(self) -> Optional[dict[str, Any]]:
+        """The next message that is all there, or None."""
+        end = self._buffer.find(b"\n")
+        if end < 0:
+            return None
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        message: dict[str, Any] = json.loads(line)
+        return message
 
     def take_fd(self) -> int:
         """The oldest descriptor not yet taken: one is attached to the first byte of each message that has one."""
         return self._fds.popleft()
 
-    def _fill(self, timeout: Optional[float]) -> bool:
-        if timeout is not None:
-            poll = select.poll()
-            poll.register(self._sock.fileno(), select.POLLIN)
-            if not poll.poll(timeout * 1000):
-                raise TimeoutError
+    def fill(self, flags: int = 0) -> bool:
+        """Read once; False at the end."""
+        if len(self._buffer) > _MAX_LINE:
+            return False
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, 65536, _FDS_AT_ONCE)
+            # socket.recv_fds ignores its flags, and lets the descriptors be inherited by whatever is started next.
+            data, ancillary, _, _ = self._sock.recvmsg(65536, _ANCILLARY, flags | _CLOEXEC)
+        except BlockingIOError:
+            return True
         except OSError:
             return False
-        for fd in fds:
-            self._fds.append(fd)
+        for _, _, content in ancillary:
+            fds = array.array("i")
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+            self._fds.extend(fds)
         self._buffer += data
         return bool(data)
 

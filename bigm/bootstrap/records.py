@@ -135,6 +135,7 @@ class WorkerSpec:
         inherit_env: whether `env` is laid over the agent's environment.
         cwd: working folder; "" takes the machine's own.
         heartbeat: seconds between two beats of the agent on the control channel.
+        heartbeat_lost: seconds without a beat after which the worker ends itself.
     """
 
     proc: int
@@ -150,7 +151,8 @@ class WorkerSpec:
     inherit_env: bool = False
     cwd: str = ""
     procs: int = 1
-    heartbeat: float = 10.0
+    heartbeat: float = 5.0
+    heartbeat_lost: float = 60.0
 
     def __repr__(self) -> str:
         return f"<WorkerSpec {self.identity}>"

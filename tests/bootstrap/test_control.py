@@ -42,6 +42,7 @@ def test_connections_arrive_in_order_among_beats_and_can_be_used(ends):
     for number, (near, _) in enumerate(pairs):
         connection = worker.receive(5.0)
         assert worker.receive(5.0) == number
+        assert not connection.get_inheritable()
         connection.sendall(b"%d" % number)
         assert near.recv(10) == b"%d" % number
         connection.close()
@@ -69,16 +70,16 @@ def test_the_worker_tells_that_it_serves_or_why_it_cannot(ends):
     agent, worker = ends
     worker.serving()
     worker.failed("Traceback ...\nNameError: x")
-    assert agent.receive() == (SERVING, "")
-    assert agent.receive() == (FAILED, "Traceback ...\nNameError: x")
+    assert agent.heard() == ([(SERVING, ""), (FAILED, "Traceback ...\nNameError: x")], True)
+    assert agent.heard() == ([], True)
 
 
 def test_each_end_learns_of_the_other_ends_death(ends):
     agent, worker = ends
     worker.close()
-    assert agent.receive() is None
+    assert agent.heard() == ([], False)
     assert not agent.beat(1)
-    agent.start(spec(), 1.0)  # says nothing: the death is told by receive
+    agent.start(spec(), 1.0)  # says nothing: the death is told by `heard`
 
 
 def test_the_worker_learns_of_the_agents_death_and_of_its_silence(ends):
