@@ -8,10 +8,36 @@ from __future__ import annotations
 
 import importlib
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bigm.cluster import Cluster as Cluster
+    from bigm.cluster import Leftover as Leftover
+    from bigm.cluster import start as start
+    from bigm.errors import *  # noqa: F403
+    from bigm.lifecycle import Cause as Cause
+    from bigm.lifecycle import State as State
+    from bigm.lifecycle import Timeouts as Timeouts
+    from bigm.machine import Machine as Machine
+    from bigm.rpc.server import current_call as current_call
+    from bigm.worker.program import is_driver as is_driver
 
 __version__ = "0.1.0"
 
-_PUBLIC: dict[str, str] = {}
+_NAMES = {
+    "bigm.cluster": "start Cluster Leftover",
+    "bigm.errors": (
+        "BigmError ConfigError ProgramError WireError Unreachable Busy MayHaveRun DeadlineExceeded "
+        "MachineStopped IdentityError PayloadTooLarge ProtocolError CallError NoSuchMethod NotAllowed "
+        "NotPicklable ServiceError ServiceFailed SystemFault CredentialsError PermissionDenied QuotaError "
+        "CapacityError ThrottledError TransientError BootError InstanceGone NotSupported"
+    ),
+    "bigm.lifecycle": "State Cause Timeouts",
+    "bigm.machine": "Machine",
+    "bigm.rpc.server": "current_call",
+    "bigm.worker.program": "is_driver",
+}
+_PUBLIC = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:

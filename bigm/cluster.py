@@ -1,0 +1,462 @@
+"""The driver's hold on its machines: starting, waiting for, and ending them. The front door: `bigm.start`.
+
+A cluster makes its own certificates, opens one system, and launches instances there; each becomes a `Machine` that a
+`Steward` looks after. Nothing here waits for a machine without its cause: a start that fails says why, and whatever
+ends the driver ends the machines (`bigm.session`).
+
+Source: bigmachine bigmachine.go (B, Start, Dial, Shutdown) and driver/driver.go (Start).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal
+
+from bigm import config
+from bigm.authority import Authority
+from bigm.bootstrap.records import Launch
+from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, NotSupported
+from bigm.leases import Clock, Leases
+from bigm.lifecycle import Cause, Phase, State
+from bigm.machine import Machine
+from bigm.peer import Link
+from bigm.pool import Pool
+from bigm.program import alias_main, is_driver, main_module, require_import_path, search_path
+from bigm.rpc import codec
+from bigm.rpc.tls import Credentials
+from bigm.session import Session, program, session
+from bigm.steward import Common, Pings, Plan, Steward
+from bigm.systems.base import Instance, Spec, System, find_system
+from bigm.worker import program as on_machines
+
+_THREADS = 32  # for what blocks shortly: dialling, enrolling, ending; machines wait their turn
+_RESERVED = ("Supervisor", "Agent")
+_NOT_FOR_MACHINES = (config.FLAGS_VARIABLE,)  # of the driver's environment
+
+
+def start(system: str | System | None = None, name: str | None = None, **settings: object) -> Cluster:
+    """Open a cluster. Returns at once; nothing is launched yet.
+
+    Where it is reached by the import of the program on a machine it never returns: the machine serves.
+
+    Args:
+        system: where machines come from, by name or as an object; None: as configured, `local` by default.
+        name: the cluster's name in messages and labels; None: as configured, the program's by default.
+        settings: anything `bigm config show` lists, for this cluster (`nmach=3`, `timeouts={"setup": 60}`).
+    Raises:
+        ConfigError: a setting is unknown or wrong.
+    Example:
+        with bigm.start() as cluster:
+            machines = cluster.start(3, services={"PI": CirclePI()})
+            cluster.wait(machines)
+            hits = machines[0].call("PI.sample", 1_000_000)
+    Source: bigmachine driver/driver.go, Start.
+    """
+    if not is_driver():
+        on_machines.start()
+    chosen = system.name if isinstance(system, System) else system
+    found = config.load({"system": chosen, "name": name, **_dotted(settings)})
+    if not isinstance(system, System):
+        system = find_system(found.system)(**found.systems.get(found.system, {}))
+    return Cluster(system, found)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A machine that could not be ended, and why. Its lease ends it, at the latest its lifetime."""
+
+    machine: Machine
+    error: BigmError
+
+
+class Cluster:
+    """One driver's hold on its machines. A context manager, whose end is `shutdown`.
+
+    Args:
+        system: where instances come from; owned and closed by the cluster.
+        settings: what it runs with.
+    """
+
+    def __init__(self, system: System, settings: config.Settings) -> None:
+        self._settings = settings
+        self._system = system
+        self._pid = os.getpid()
+        self._session: Session = session(settings)
+        self.name = self._session.name(settings.name or program().removesuffix(".py"))
+        self._authority = Authority(lifetime=settings.timeouts.lifetime)
+        self._board = threading.Condition()
+        self._stewards: list[Steward] = []
+        self._dialled: dict[str, Pings] = {}
+        self._launched = 0
+        self._numbered = 0
+        self._closing = False
+        self._left: list[Leftover] | None = None
+        system.open(self._authority.cluster)
+        clock = Clock(f"bigm-leases-{self.name}")
+        self._common = Common(
+            name=self.name,
+            system=system,
+            authority=self._authority,
+            link=Link(self._authority.driver(), timeouts=settings.timeouts),
+            pool=Pool(f"bigm-pool-{self.name}", _THREADS),
+            clock=clock,
+            leases=Leases(clock, settings.timeouts),
+            keeper=None,
+            run=self._session.run,
+            output=self._session.open(self),
+        )
+        alias_main()
+
+    def __repr__(self) -> str:
+        states = [str(steward.machine.state) for steward in self._stewards]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        return f"<Cluster {self.name} ({self._authority.cluster}) on {self._system.name}: {counts or 'no machines'}>"
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and os.getpid() == self._pid:
+            self._session.ends_with(error)
+        self.shutdown()
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits, unlike any other cluster's."""
+        return self._authority.cluster
+
+    @property
+    def nmach(self) -> int | None:
+        """Machines the user asked for by flag, environment or file; None where they left it to the program."""
+        return self._settings.nmach
+
+    @property
+    def machines(self) -> list[Machine]:
+        """The machines started here that are not STOPPED, oldest first."""
+        return [steward.machine for steward in self._stewards if steward.machine.state is not State.STOPPED]
+
+    def start(
+        self,
+        n: int | None = None,
+        *,
+        services: Mapping[str, object],
+        procs: int | Literal["all"] | None = None,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] | None = None,
+    ) -> list[Machine]:
+        """Launch machines that run this program and serve *services*. They may still be starting when this returns.
+
+        Args:
+            n: how many; None: as configured (`--nmach`).
+            services: instances by name. Each is pickled here, and rebuilt once in each worker.
+            procs: workers on each machine, with their own instances; "all": one for each CPU it may use; None: as
+                configured, else 1.
+            env: environment variables laid over the machine's own (on `local`: the driver's).
+            args: the program's arguments there; None: the driver's own.
+        Returns:
+            At least one machine. Fewer than *n* is said on standard error.
+        Raises:
+            ConfigError: an argument is wrong, or the system cannot do that.
+            NotPicklable: a service cannot be pickled; names the path to what cannot.
+            SystemFault: not one instance could be launched.
+        """
+        self._check_open()
+        count = self._count(n)
+        plan = self._plan(services, self._settings.procs if procs is None else procs, env, args)
+        self._session.terminal.phase(f"starting {_machines(count)} on {self._system.name}")
+        stewards = self._launch(count, plan)
+        for steward in stewards:
+            steward.begin()
+        return [steward.machine for steward in stewards]
+
+    def wait(
+        self, machines: Iterable[Machine] | None = None, state: State = State.RUNNING, timeout: float | None = None
+    ) -> None:
+        """Wait until all of *machines* are at *state* or beyond.
+
+        Args:
+            machines: which; None: all of `machines`.
+            state: what to wait for.
+            timeout: seconds at most; None: as long as the steps of a start may take.
+        Raises:
+            BigmError: the first one that stopped, and was not to, says why; others may still be starting.
+            DeadlineExceeded: the timeout passed first.
+        """
+        wanted = list(self.machines if machines is None else machines)
+        waiting = list(wanted)
+
+        def settled() -> bool:
+            waiting[:] = [machine for machine in waiting if machine.state < state]
+            return not waiting or any(machine.error for machine in wanted)
+
+        def status() -> str:
+            return f"{len(wanted) - len(waiting)} of {_machines(len(wanted))} {state}"
+
+        with self._session.terminal.live(status), self._board:
+            done = self._board.wait_for(settled, timeout)
+        for machine in wanted:
+            if machine.error is not None:
+                raise machine.error
+        if not done:
+            late = ", ".join(f"{machine.id} is {machine.state}" for machine in waiting)
+            raise DeadlineExceeded(f"not all machines were {state} within {timeout:g} s: {late}")
+
+    def dial(self, addr: str) -> Machine:
+        """The machine at *addr*, always the same object for one address.
+
+        One that was not started here is not owned: it gets no lease and no end, and its state is told by pings.
+        """
+        self._check_open()
+        for steward in self._stewards:
+            if steward.machine.addr == addr:
+                return steward.machine
+        with self._board:
+            if addr not in self._dialled:
+                self._dialled[addr] = Pings(Machine(addr, self._common.link, board=self._board), self._common.clock)
+            return self._dialled[addr].machine
+
+    def shutdown(self) -> list[Leftover]:
+        """End all machines, show their last output, and prove that nothing is left. Idempotent.
+
+        A second Ctrl-C or signal meanwhile ends them at once.
+
+        Returns:
+            What could not be ended, and why; also said on standard error.
+        """
+        if os.getpid() != self._pid:
+            return []  # a forked child: the cluster is its parent's
+        with self._board:
+            first, self._closing = not self._closing, True
+        if not first:
+            with self._board:
+                self._board.wait_for(lambda: self._left is not None)
+            return list(self._left or ())
+        try:
+            self._end_all()
+        finally:
+            self._close()
+        return list(self._left or ())
+
+    # --- starting
+
+    def _check_open(self) -> None:
+        if os.getpid() != self._pid:
+            raise ConfigError(f"cluster {self.name} belongs to the process that opened it, not to its forked children")
+        if self._closing:
+            raise ConfigError(f"cluster {self.name} is shut down")
+
+    def _count(self, n: int | None) -> int:
+        if n is None:
+            n = self.nmach
+        if n is None:
+            raise ConfigError("how many machines?", hint="give cluster.start a number, or run with --nmach")
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ConfigError(f"a cluster starts 1 machine or more, not {n!r}")
+        return n
+
+    def _plan(
+        self,
+        services: Mapping[str, object],
+        procs: int | Literal["all"],
+        env: Mapping[str, str] | None,
+        args: Sequence[str] | None,
+    ) -> Plan:
+        local = self._system.capabilities.local
+        if procs != "all" and (isinstance(procs, bool) or not isinstance(procs, int) or procs < 1):
+            raise ConfigError(f'procs must be a whole number from 1, or "all", not {procs!r}')
+        if not self._system.capabilities.processes and (env or args or procs not in (1, "all")):
+            raise NotSupported(
+                f"machines of {self._system.name} are threads of this process: env, args and procs need processes",
+                hint="leave them out, or take --system local",
+            )
+        overlay = _texts("env", env or {})
+        inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_MACHINES}
+        return Plan(
+            services={name: _pickled(name, service) for name, service in _checked(services).items()},
+            setup=any(callable(getattr(service, "setup", None)) for service in services.values()),
+            teardown=any(callable(getattr(service, "teardown", None)) for service in services.values()),
+            procs=procs,
+            cpus=self._system.expected_procs(self._spec()) if local else 0,
+            python=sys.executable if local else "",
+            argv=tuple(sys.argv) if args is None else (sys.argv[0], *map(str, args)),
+            sys_path=search_path(),
+            env={**inherited, **overlay} if local else overlay,
+            inherit_env=not local,
+            cwd=os.getcwd() if local else "",
+            main=main_module(),
+        )
+
+    def _spec(self) -> Spec:
+        return Spec(python=sys.executable, options=self._settings.systems.get(self._system.name, {}))
+
+    def _launch(self, count: int, plan: Plan) -> list[Steward]:
+        """Journal, launch, and appoint a steward to each instance."""
+        run = self._session.run
+        with self._board:
+            self._launched += 1
+            launch = f"{self.id}-{self._launched}"
+        bootstrap = self._authority.bootstrap(launch)
+        boot = self._boot(launch, bootstrap)
+        run.intent(launch, system=self._system.name, cluster=self.id, machines=count)
+        try:
+            launched = self._system.launch(count, self._spec(), boot, launch)
+        except BigmError as error:
+            run.event("launch", launch=launch, cluster=self.name, asked=count, launched=0, text=error.message)
+            raise
+        text = "; ".join(dict.fromkeys(str(failure) for failure in launched.failures))
+        number = len(launched.instances)
+        run.event("launch", launch=launch, cluster=self.name, asked=count, launched=number, text=text)
+        if not launched.instances:
+            run.settled(launch)
+            raise launched.failures[0] if launched.failures else BootError(f"{self._system.name} launched nothing")
+        if number < count:
+            self._session.terminal.warn(f"only {number} of {_machines(count)} could be launched: {text}")
+        return self._appoint(launch, launched.instances, plan, bootstrap)
+
+    def _boot(self, launch: str, bootstrap: Credentials) -> Launch:
+        limits = self._settings.timeouts
+        local = self._system.capabilities.local
+        return Launch(
+            cluster=self.id,
+            launch=launch,
+            ca=bootstrap.ca.decode(),
+            cert=bootstrap.cert.decode(),
+            key=bootstrap.key.decode(),
+            agent_digest="" if local else _agent_digest(),
+            first_lease=limits.first_lease,
+            lifetime=limits.lifetime,
+            parent_pipe=self._settings.parent_death,
+            local=local,
+            drain=limits.drain,
+            linger=limits.linger,
+        )
+
+    def _appoint(self, launch: str, instances: Sequence[Instance], plan: Plan, bootstrap: Credentials) -> list[Steward]:
+        alive = {instance.id for instance in instances}
+
+        def settled(steward: Steward) -> None:
+            with self._board:
+                if steward.machine._left is None:
+                    alive.discard(steward.instance.id)
+                none = not alive
+            if none:
+                self._session.run.settled(launch)
+
+        stewards = []
+        with self._board:
+            for instance in instances:
+                machine = f"m{self._numbered}"
+                self._numbered += 1
+                steward = Steward(
+                    self._common,
+                    plan,
+                    instance,
+                    bootstrap,
+                    machine=machine,
+                    label=self._session.label(self.name, machine),
+                    board=self._board,
+                    settled=settled,
+                )
+                stewards.append(steward)
+            self._stewards += stewards
+        return stewards
+
+    # --- ending
+
+    def _end_all(self) -> None:
+        living = [steward for steward in self._stewards if steward.machine._phase < Phase.ENDED]
+        try:
+            if living:
+                self._session.terminal.detail(f"ending {_machines(len(living))}")
+            for steward in living:
+                steward.stop(Cause.SHUTDOWN)
+            with self._board:
+                self._board.wait_for(
+                    lambda: all(steward.machine._phase is Phase.ENDED for steward in living), self._patience()
+                )
+        except (KeyboardInterrupt, SystemExit):
+            self._session.terminal.warn("interrupted again: ending the machines at once")
+            self._system.close()
+            raise
+
+    def _patience(self) -> float:
+        """The longest that the steps of an end may take."""
+        limits = self._settings.timeouts
+        return limits.teardown + limits.grace + 2 * limits.drain + limits.linger + limits.terminate
+
+    def _close(self) -> None:
+        """Let go of everything, machines that would not end included."""
+        left = [Leftover(steward.machine, error) for steward in self._stewards if (error := steward.left())]
+        try:
+            self._common.clock.close()
+            self._system.close()
+        finally:
+            for steward in self._stewards:
+                steward.machine.close()
+            for pings in self._dialled.values():
+                pings.machine.close()
+            self._common.pool.close()
+            for leftover in left:
+                self._session.terminal.warn(f"{leftover.machine.addr} could not be ended: {leftover.error}")
+            self._session.closed(self)
+            with self._board:
+                self._left = left
+                self._board.notify_all()
+
+
+def _machines(count: int) -> str:
+    return f"{count} machine{'s'[: count != 1]}"
+
+
+def _dotted(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings by dotted key: sections may be given as mappings."""
+    found: dict[str, object] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found.update({f"{key}.{option}": item for option, item in value.items()})
+        else:
+            found[key] = value
+    return found
+
+
+def _texts(what: str, texts: Mapping[str, str]) -> dict[str, str]:
+    for name, value in texts.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise ConfigError(f"{what} maps texts to texts, not {name!r} to {value!r}")
+    return dict(texts)
+
+
+def _checked(services: Mapping[str, object]) -> Mapping[str, object]:
+    """*services*, if a machine could serve all of them."""
+    if not isinstance(services, Mapping) or not services:
+        raise ConfigError("at least one service is required", hint='as in services={"PI": CirclePI()}')
+    for name, service in services.items():
+        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_") or name in _RESERVED:
+            raise ConfigError(f"a service cannot be called {name!r}", hint="take a public name that is not reserved")
+        if isinstance(service, type):
+            raise ConfigError(f"service {name!r} is the class {service.__qualname__}", hint="give an instance of it")
+        require_import_path(service)
+    return services
+
+
+def _pickled(name: str, service: object) -> bytes:
+    try:
+        return pickle.dumps(service, 5)
+    except Exception:  # whatever a __reduce__ of the user's raises
+        codec.dumps(service, f"service {name!r}")  # raises the same, with the path to what cannot be pickled
+        raise
+
+
+def _agent_digest() -> str:
+    from bigm.bootstrap.agentzip import agent_zip  # only systems elsewhere send it
+
+    return hashlib.sha256(agent_zip()).hexdigest()

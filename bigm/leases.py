@@ -1,0 +1,178 @@
+"""Leases: what keeps machines alive as long as their driver is, renewed by one thread however many there are.
+
+Every agent ends its machine when its lease was not renewed in time. For machines on this computer the driver renews by
+itself; for those elsewhere its keeper does (`bigm.keeper`), which no code of the user's can hold up. Renewals are calls
+that nobody waits for. The interval grows with the number of machines, so that their cost does not.
+
+A computer that sleeps stops CLOCK_MONOTONIC but not CLOCK_BOOTTIME: the difference tells a lid that was closed from a
+network that was lost.
+
+Source: bigmachine machine.go (keepalive loop), which has one goroutine for each machine.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from bigm.bootstrap import records
+from bigm.errors import BigmError
+from bigm.lifecycle import Timeouts
+from bigm.rpc.calls import CallFuture
+from bigm.rpc.client import Client
+
+_KEPT_TIMES = 10  # reply times remembered of each machine, as in the original
+_SLEPT = 1.0  # seconds by which two clocks may disagree without a sleep
+
+
+class Clock:
+    """One thread that calls functions when they are due. They must be quick.
+
+    Args:
+        name: what the thread is called.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._asleep = 0.0
+        self._woke = float("-inf")
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<Clock {self._thread.name}: {len(self._due)} functions due>"
+
+    def after(self, delay: float, function: Callable[[], None]) -> None:
+        """Call *function* in *delay* seconds, unless the clock is closed by then."""
+        with self._changed:
+            entry = (time.monotonic() + delay, next(self._order), function)
+            heapq.heappush(self._due, entry)
+            if self._due[0] is entry:
+                self._changed.notify()
+
+    def slept(self, within: float) -> float:
+        """For how many seconds this computer last slept, if it woke in the last *within* seconds; else 0."""
+        return self._asleep if time.monotonic() - self._woke < within else 0.0
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Call nothing any more."""
+        with self._changed:
+            self._closed = True
+            self._due.clear()
+            self._changed.notify()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        gap = _boottime_gap()
+        while True:
+            with self._changed:
+                if self._closed:
+                    return
+                wait = self._due[0][0] - time.monotonic() if self._due else None
+                if wait is None or wait > 0:
+                    self._changed.wait(wait)
+                    functions = []
+                else:
+                    functions = [heapq.heappop(self._due)[2]]
+            before, gap = gap, _boottime_gap()
+            if gap - before > _SLEPT:
+                self._asleep, self._woke = gap - before, time.monotonic()
+            for function in functions:
+                function()
+
+
+class Lease:
+    """One machine's lease, as the driver sees it.
+
+    Args:
+        agent: the client to renew it by.
+        seconds: its length.
+        lost: called once, in the thread of the clock, when it was not renewed for as long as that.
+        unhealthy: called with the agent's words when memory begins to be short.
+    """
+
+    def __init__(
+        self,
+        agent: Client,
+        seconds: float,
+        *,
+        lost: Callable[[], None],
+        unhealthy: Callable[[str], None],
+    ) -> None:
+        self.agent = agent
+        self.seconds = seconds
+        self.lost = lost
+        self.unhealthy = unhealthy
+        self.times: deque[float] = deque(maxlen=_KEPT_TIMES)
+        self.renewed = time.monotonic()
+        self.next = time.monotonic()
+        self.healthy = True
+
+    def __repr__(self) -> str:
+        return f"<Lease of {self.seconds:g} s, renewed {time.monotonic() - self.renewed:.1f} s ago>"
+
+    def answered(self, sent: float, reply: CallFuture) -> None:
+        """Take in the answer to a renewal. Runs on the I/O thread."""
+        try:
+            granted: records.Lease = reply.result()
+        except BigmError:
+            return  # the next one may reach it; until when, the lease's length says
+        self.renewed = sent
+        self.times.append(time.monotonic() - sent)
+        if self.healthy and not granted.healthy:
+            self.unhealthy(granted.text)
+        self.healthy = granted.healthy
+
+
+class Leases:
+    """Renews the leases of all machines of one cluster."""
+
+    def __init__(self, clock: Clock, timeouts: Timeouts) -> None:
+        self._clock = clock
+        self._timeouts = timeouts
+        self._held: set[Lease] = set()
+
+    def __repr__(self) -> str:
+        return f"<Leases: {len(self._held)} held>"
+
+    def hold(self, lease: Lease) -> None:
+        """Renew *lease* from now on."""
+        self._held.add(lease)
+        self._renew(lease)
+
+    def drop(self, lease: Lease) -> None:
+        """Renew *lease* no more."""
+        self._held.discard(lease)
+
+    def _renew(self, lease: Lease) -> None:
+        if lease not in self._held:
+            return
+        now = time.monotonic()
+        if now - lease.renewed > lease.seconds:
+            self._held.discard(lease)
+            lease.lost()
+            return
+        interval = self._timeouts.renewal_interval(lease.seconds, len(self._held))
+        lease.next = now + interval
+        lease.agent.submit_internal(
+            "Agent.keepalive",
+            (lease.seconds,),
+            timeout=min(self._timeouts.keepalive, lease.seconds),
+            done=lambda reply: lease.answered(now, reply),
+        )
+        self._clock.after(interval, lambda: self._renew(lease))
+
+
+def _boottime_gap() -> float:
+    """Seconds this computer has slept since it was started; 0 where the platform does not tell."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)

@@ -1,0 +1,202 @@
+"""A machine as the driver sees it: its state, its calls, its end. What brings it there is in `bigm.steward`.
+
+Calls wait for RUNNING, and fail at once with the machine's cause when it is STOPPED: those in flight too, because its
+connections are closed with that error. A connection that is lost while the machine may still live is not judged here
+but by the agent, which is the parent of the workers and knows (`Machine._explain`).
+
+Source: bigmachine machine.go, Machine.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+
+from bigm.bootstrap.records import Disk, Info, Memory, Sample
+from bigm.errors import BigmError, ConfigError, DeadlineExceeded, MachineStopped, MayHaveRun, Unreachable, WireError
+from bigm.leases import Lease
+from bigm.lifecycle import Cause, Phase, State
+from bigm.peer import Link, Peer
+from bigm.rpc.client import Client
+
+
+class Machine(Peer):
+    """A machine of a cluster. Made by `Cluster.start` and `Cluster.dial`.
+
+    Args:
+        addr: "locator/machine".
+        link: how to dial it.
+        board: notified whenever a machine of the cluster has changed its state.
+        stop: ends the machine for the given cause; None for a machine that is not owned.
+        procs: workers it has; 0 while that is not known.
+    """
+
+    def __init__(
+        self,
+        addr: str,
+        link: Link,
+        *,
+        board: threading.Condition,
+        stop: Callable[[Cause], None] | None = None,
+        procs: int = 0,
+    ) -> None:
+        super().__init__(addr, link)
+        self.owned = stop is not None
+        self.hostname = ""
+        self.maxprocs = procs
+        self.error: BigmError | None = None
+        self.cause: Cause | None = None
+        self._board = board
+        self._stop = stop
+        self._procs = procs
+        self._phase = Phase.UNSTARTED
+        self._lease: Lease | None = None
+        self._left: BigmError | None = None
+        if self.owned:
+            self._gate = concurrent.futures.Future()
+
+    def __repr__(self) -> str:
+        cause = f" ({self.cause})" if self.cause else ""
+        return f"<Machine {self.addr} {self.state}{cause}: {self.procs} workers, {self.in_flight} calls in flight>"
+
+    @property
+    def state(self) -> State:
+        """UNSTARTED, STARTING, RUNNING or STOPPED; never moves back."""
+        return self._phase.state
+
+    @property
+    def procs(self) -> int:
+        """Workers it has; 0 while that is not known."""
+        return self._procs or super().procs
+
+    @property
+    def keepalive_times(self) -> list[float]:
+        """Seconds its agent took to answer the last renewals of its lease, at most ten, oldest first."""
+        return list(self._lease.times) if self._lease else []
+
+    @property
+    def next_keepalive(self) -> float:
+        """Seconds until its lease is renewed next; 0 when it has none that the driver renews."""
+        return max(0.0, self._lease.next - time.monotonic()) if self._lease else 0.0
+
+    def wait(self, state: State = State.RUNNING, timeout: float | None = None) -> None:
+        """Wait until the machine is at *state* or beyond.
+
+        Args:
+            state: what to wait for.
+            timeout: seconds at most; None: as long as the steps of a start may take.
+        Raises:
+            BigmError: it is STOPPED, was not to be, and this says why.
+            DeadlineExceeded: the timeout passed first.
+        """
+        with self._board:
+            if not self._board.wait_for(lambda: self.state >= state, timeout):
+                raise DeadlineExceeded(f"machine {self.addr} is still {self.state}, not {state}, after {timeout:g} s")
+        if self.state is State.STOPPED and self.error is not None:
+            raise self.error
+
+    def memory(self) -> Memory:
+        """Bytes of memory there: total, the limit that applies, used and available of it."""
+        return self._sample().memory
+
+    def disk(self) -> Disk:
+        """Bytes of the file system that holds the machine's folder."""
+        return self._sample().disk
+
+    def load(self) -> tuple[float, float, float]:
+        """Run-queue averages there, over 1, 5 and 15 minutes."""
+        return self._sample().load
+
+    def shutdown(self) -> None:
+        """End the machine: `teardown` of its services, its last output, its instance. Returns when it has ended.
+
+        Raises:
+            BigmError: something of it may be left, and this says what; the lease ends it in any case.
+            ConfigError: it is not owned.
+        """
+        self._end(Cause.SHUTDOWN)
+        with self._board:
+            self._board.wait_for(lambda: self._phase is Phase.ENDED)
+        if self._left is not None:
+            raise self._left
+
+    def cancel(self) -> None:
+        """End the machine at once, without `teardown`, and without waiting for its end.
+
+        Raises:
+            ConfigError: it is not owned.
+        """
+        self._end(Cause.CANCELLED)
+
+    def _end(self, cause: Cause) -> None:
+        if self._stop is None:
+            raise ConfigError(f"machine {self.addr} is not owned here", hint="whoever started it can shut it down")
+        self._stop(cause)
+
+    def _sample(self) -> Sample:
+        if self.state is State.STOPPED:
+            raise self._stopped()
+        sample: Sample = self._agent.call("Agent.sample", timeout=self._link.timeouts.ping, idempotent=True)
+        return sample
+
+    # --- what its steward tells it
+
+    def _enrolled(self, info: Info, agent: Client, procs: int, maxprocs: int) -> None:
+        self._agent = agent
+        self.hostname = info.hostname
+        self.maxprocs = maxprocs
+        self._procs = procs
+
+    def _enter(self, phase: Phase, cause: Cause | None = None, error: BigmError | None = None) -> None:
+        with self._board:
+            self._phase, before = phase, self._phase
+            if phase.state is State.STOPPED and before.state is not State.STOPPED:
+                self.cause, self.error = cause, error
+            if phase.state is not before.state or phase is Phase.ENDED:
+                self._board.notify_all()
+
+    def _open(self) -> None:
+        """Let calls go out."""
+        with self._lock:
+            if self._phase is not Phase.SERVING:
+                return  # it died meanwhile
+            self._clients = self._add_workers(self._procs)
+        self._release_waiting()
+
+    def _fail(self) -> None:
+        """Fail calls in flight and to come."""
+        with self._lock:
+            clients, self._clients = self._clients, ()
+        for client in clients:
+            client.close(self._stopped())
+        self._release_waiting()
+
+    def _release_waiting(self) -> None:
+        assert self._gate is not None
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            self._gate.set_result(None)
+
+    # --- what its calls ask
+
+    def _refuse(self) -> tuple[Client, ...]:
+        raise self._stopped()
+
+    def _stopped(self) -> MachineStopped:
+        """A new error for each call that fails: each gathers a traceback of its own."""
+        cause = self.cause or Cause.SHUTDOWN
+        if isinstance(self.error, MachineStopped):
+            return MachineStopped(self.error.message, cause=cause, hint=self.error.hint)
+        error = MachineStopped(f"machine {self.addr} stopped: {cause.sentence}", cause=cause)
+        error.__cause__ = self.error
+        return error
+
+    def _explain(self, error: WireError) -> BaseException:
+        """What to raise for a call whose connection was lost: the machine's end, if that was it."""
+        if not isinstance(error, (MayHaveRun, Unreachable)) or not self.owned:
+            return error
+        with self._board:
+            self._board.wait_for(lambda: self.state is State.STOPPED, self._link.timeouts.verdict)
+        return self._stopped() if self.state is State.STOPPED else error

@@ -1,0 +1,448 @@
+"""Calls to a machine by its address: what a driver and a service on a machine can both do with one.
+
+A machine has one or more workers, each with its own instances of the services. A `Peer` holds a client for each and
+sends every call to the idlest: fewest calls in flight from here, plus the load that the worker's last reply carried, so
+that several callers converge. Which workers there are is learnt from the machine's agent, at the first call.
+
+Nothing here owns a machine: no lease, no state, no end. `bigm.machine.Machine` adds these on the driver. This module
+travels: standard library alone.
+
+Source: bigmachine machine.go (Call, RetryCall) and bigmachine.go (Dial).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import difflib
+import functools
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Optional, TypeVar
+
+from bigm.errors import BigmError, ConfigError, DeadlineExceeded, NoSuchMethod, Unreachable
+from bigm.lifecycle import Timeouts
+from bigm.rpc.calls import CallFuture
+from bigm.rpc.client import Client
+from bigm.rpc.identity import MACHINE, WORKER, Identity
+from bigm.rpc.stats import CallStats, MethodStats
+from bigm.rpc.tls import Credentials
+
+T = TypeVar("T")
+
+_RETRY_FIRST = 0.05  # seconds before the first further attempt of retry_call; doubled from there
+_RETRY_MOST = 5.0
+
+
+def tcp_connect(locator: str, timeout: float) -> socket.socket:
+    """Connect to *locator*, "host:port", within *timeout* seconds."""
+    host, _, port = locator.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), timeout)
+
+
+@dataclass(frozen=True)
+class Link:
+    """How this process reaches the machines of its cluster, and as whom.
+
+    Args:
+        credentials: of this process.
+        connect: from a locator and seconds to a connected socket.
+        timeouts: of this cluster.
+    """
+
+    credentials: Credentials
+    connect: Callable[[str, float], socket.socket] = tcp_connect
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+class Calls:
+    """The ways to call a machine, with the options that these calls carry. See `Peer`."""
+
+    _timeout: Optional[float] = None
+    _idempotent: bool = False
+
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a service's method and wait for what it returns.
+
+        Args:
+            method: "Service.method".
+            args: the method's own arguments, as are *kwargs*; all are pickled.
+        Returns:
+            what the method returned, pickled there and rebuilt here.
+        Raises:
+            Exception: the method's own, as itself, with the remote traceback as its `__cause__`.
+            ServiceError: the method's own, when it cannot be rebuilt here.
+            CallError: the call was refused before the method started; fix the call.
+            Unreachable: certainly did not start; trying again can help, as `retry_call` does.
+            MayHaveRun: the connection was lost while it ran; only the caller knows whether trying again is safe.
+            DeadlineExceeded: the timeout passed; may have run.
+            MachineStopped: the machine ended, with its cause; may have run.
+        """
+        client, timeout = self._route(self._timeout)
+        return client.call(method, args, kwargs, timeout=timeout, idempotent=self._idempotent)
+
+    def submit(self, method: str, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """The same without waiting: a future, whose `cancel` reaches the machine."""
+        opened = self._opened()
+        if not opened.done():
+            return _Deferred(opened, functools.partial(self.submit, method, *args, **kwargs))
+        client, timeout = self._route(self._timeout)
+        return client.submit(method, args, kwargs, timeout=timeout, idempotent=self._idempotent)
+
+    async def acall(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """The same for `await`; cancelling the task reaches the machine."""
+        opened = self._opened()
+        if not opened.done():
+            import asyncio  # whoever awaits has it already; a worker's start must not pay for it
+
+            await asyncio.shield(asyncio.wrap_future(opened))
+        client, timeout = self._route(self._timeout)
+        return await client.acall(method, args, kwargs, timeout=timeout, idempotent=self._idempotent)
+
+    def retry_call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call again, after growing pauses, as long as the call certainly did not start or is idempotent.
+
+        Args:
+            method: as for `call`, as are the others.
+        Raises:
+            Unreachable: the machine was not reached within the timeout (`Timeouts.retry` where none is given).
+            Exception: anything else `call` raises, at once.
+        """
+        deadline = time.monotonic() + (self._timeouts().retry if self._timeout is None else self._timeout)
+        pause = _RETRY_FIRST
+        while True:
+            try:
+                return self.call(method, *args, **kwargs)
+            except Unreachable:
+                pause = min(pause * 2, _RETRY_MOST)
+                if time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause * random.uniform(0.5, 1.0))  # not all callers at the same moment
+
+    def service(self, name: str, cls: type[T]) -> T:
+        """A handle on which *cls*'s public methods are called as if the service were local.
+
+        `handle.sample(n)` calls, `handle.sample.submit(n)` gives a future, `await handle.sample.acall(n)` awaits. Type
+        checkers see *cls* itself, which says nothing of the latter two; `submit("PI.sample", n)` is the same.
+
+        Args:
+            name: the service's name, as it was given to `Cluster.start`.
+            cls: its class.
+        """
+        handle: T = _Handle(self, name, cls)  # type: ignore[assignment]  # that is the point of it
+        return handle
+
+    def _route(self, timeout: Optional[float]) -> tuple[Client, Optional[float]]:
+        """The client to call by, and what is left of *timeout* once there is one."""
+        raise NotImplementedError
+
+    def _opened(self) -> concurrent.futures.Future[None]:
+        """Done as soon as `_route` need not wait."""
+        raise NotImplementedError
+
+    def _timeouts(self) -> Timeouts:
+        raise NotImplementedError
+
+
+class Peer(Calls):
+    """A machine, by address. Dials when first needed, and again when a connection is lost.
+
+    Args:
+        addr: "locator/machine": where to dial and whom to expect there.
+        link: how to dial it.
+    """
+
+    owned = False
+
+    def __init__(self, addr: str, link: Link) -> None:
+        locator, slash, machine = addr.rpartition("/")
+        if not (locator and slash and machine):
+            raise ConfigError(f"{addr!r} is no machine's address", hint="it looks like 127.0.0.1:42409/m0")
+        self.addr = addr
+        self.id = machine
+        self.stats = CallStats()
+        self._link = link
+        self._locator = locator
+        self._lock = threading.Lock()
+        self._clients: tuple[Client, ...] = ()
+        self._gate: Optional[concurrent.futures.Future[None]] = None
+        self._agent = self._client(Identity(link.credentials.identity.cluster, MACHINE, machine), f"agent of {machine}")
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.addr}: {len(self._clients)} workers, {self.in_flight} calls in flight>"
+
+    @property
+    def procs(self) -> int:
+        """Workers it has; 0 while that is not known."""
+        return len(self._clients)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls from here that it has not answered yet."""
+        return sum(client.in_flight for client in self._clients)
+
+    def options(
+        self, *, timeout: Optional[float] = None, idempotent: bool = False, proc: Optional[int] = None
+    ) -> Calls:
+        """The same machine, to which calls carry these options.
+
+        Args:
+            timeout: seconds for each call, from when it is made to when it is answered; None: no limit of its own.
+            idempotent: running it twice does no harm, so a lost connection makes bigm send it again.
+            proc: the worker to call, from 0; None: the idlest.
+        """
+        return _Options(self, timeout, idempotent, proc)
+
+    def ping(self, timeout: Optional[float] = None) -> float:
+        """Ask the agent, which answers however busy the workers are; the seconds that took.
+
+        Args:
+            timeout: seconds to wait at most; None: `Timeouts.ping`.
+        Raises:
+            WireError: it did not answer.
+        """
+        started = time.monotonic()
+        self._agent.call("Agent.ping", timeout=timeout or self._link.timeouts.ping, idempotent=True)
+        return time.monotonic() - started
+
+    def statistics(self) -> dict[str, MethodStats]:
+        """Counts, errors, bytes and latencies of the calls made from here, by method."""
+        return self.stats.snapshot()
+
+    def close(self, error: Optional[BaseException] = None) -> None:
+        """Let go of all connections. Calls in flight and later ones raise *error*, or `Unreachable`."""
+        error = error or Unreachable(f"the connection to {self.addr} was closed here")
+        for client in (*self._clients, self._agent):
+            client.close(error)
+
+    def _client(self, identity: Identity, name: str) -> Client:
+        # An agent answers whatever its workers do, so its handshake has a limit. A worker may hold its GIL for longer
+        # than any: there the call's own timeout is the only one.
+        limits = self._link.timeouts
+        to_agent = identity.role == MACHINE
+        return Client(
+            lambda timeout: self._link.connect(self._locator, min(timeout, limits.dial)),
+            self._link.credentials,
+            identity,
+            name=name,
+            dial_timeout=limits.dial if to_agent else None,
+            stats=None if to_agent else self.stats,
+        )
+
+    def _add_workers(self, procs: int) -> tuple[Client, ...]:
+        cluster = self._link.credentials.identity.cluster
+        return tuple(
+            self._client(Identity(cluster, WORKER, self.id, proc), self._worker_name(proc, procs))
+            for proc in range(procs)
+        )
+
+    def _worker_name(self, proc: int, procs: int) -> str:
+        return self.id if procs == 1 else f"{self.id} worker {proc}"
+
+    def _route(self, timeout: Optional[float], proc: Optional[int] = None) -> tuple[Client, Optional[float]]:
+        clients = self._clients
+        if not clients:
+            timeout = self._await_open(timeout)
+            clients = self._clients or self._refuse()
+        if proc is None:
+            return (clients[0] if len(clients) == 1 else min(clients, key=_pressure)), timeout
+        if not 0 <= proc < len(clients):
+            raise ConfigError(f"machine {self.id} has no worker {proc!r}", hint=f"it has {len(clients)}, from 0")
+        return clients[proc], timeout
+
+    def _await_open(self, timeout: Optional[float]) -> Optional[float]:
+        """Wait until there are workers to call; what is left of *timeout*."""
+        started = time.monotonic()
+        opened = self._opened()
+        try:
+            opened.result(timeout)
+        except concurrent.futures.TimeoutError:
+            if opened.done():
+                raise  # its own error, not the end of our patience
+            raise DeadlineExceeded(f"call to {self.id}: it was not ready to be called within {timeout:g} s") from None
+        return None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
+
+    def _refuse(self) -> tuple[Client, ...]:
+        raise Unreachable(f"machine {self.addr} has no workers yet")
+
+    def _opened(self) -> concurrent.futures.Future[None]:
+        gate = self._gate
+        if gate is not None:
+            return gate
+        with self._lock:
+            if self._gate is not None:
+                return self._gate
+            gate = self._gate = concurrent.futures.Future()
+        self._agent.submit_internal(
+            "Agent.info", (), timeout=self._link.timeouts.dial, done=functools.partial(self._learn_workers, gate)
+        )
+        return gate
+
+    def _learn_workers(self, gate: concurrent.futures.Future[None], reply: CallFuture) -> None:
+        try:
+            self._clients = self._add_workers(reply.result().procs)
+        except BigmError as error:
+            with self._lock:
+                self._gate = None  # the next call asks again
+            gate.set_exception(error)
+        else:
+            gate.set_result(None)
+
+    def _timeouts(self) -> Timeouts:
+        return self._link.timeouts
+
+
+class Peers:
+    """The cluster as a service on one of its machines sees it: the object given to `setup`.
+
+    Args:
+        addr: this machine's own address.
+        proc: which of its workers this is, from 0.
+        procs: how many it has.
+        name: the cluster's name.
+        link: how to reach the others.
+    """
+
+    def __init__(self, addr: str, *, proc: int, procs: int, name: str, link: Link) -> None:
+        self.addr = addr
+        self.machine = addr.rpartition("/")[2]
+        self.proc = proc
+        self.procs = procs
+        self.name = name
+        self._link = link
+        self._lock = threading.Lock()
+        self._peers: dict[str, Peer] = {}
+
+    def __repr__(self) -> str:
+        return f"<Peers of {self.addr}, worker {self.proc} of {self.procs}: {len(self._peers)} dialled>"
+
+    def dial(self, addr: str) -> Peer:
+        """The machine at *addr*, always the same object. Nothing is sent before the first call.
+
+        Args:
+            addr: another machine's `addr`, as the driver knows it.
+        """
+        with self._lock:
+            if addr not in self._peers:
+                self._peers[addr] = Peer(addr, self._link)
+            return self._peers[addr]
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        with self._lock:
+            peers, self._peers = self._peers, {}
+        for peer in peers.values():
+            peer.close()
+
+
+def _pressure(client: Client) -> float:
+    return client.in_flight + client.load
+
+
+class _Options(Calls):
+    """A view of a peer whose calls carry options."""
+
+    def __init__(self, peer: Peer, timeout: Optional[float], idempotent: bool, proc: Optional[int]) -> None:
+        self._peer = peer
+        self._timeout = timeout
+        self._idempotent = idempotent
+        self._proc = proc
+
+    def __repr__(self) -> str:
+        return f"<{self._peer!r} timeout={self._timeout} idempotent={self._idempotent} proc={self._proc}>"
+
+    def _route(self, timeout: Optional[float]) -> tuple[Client, Optional[float]]:
+        return self._peer._route(timeout, self._proc)
+
+    def _opened(self) -> concurrent.futures.Future[None]:
+        return self._peer._opened()
+
+    def _timeouts(self) -> Timeouts:
+        return self._peer._timeouts()
+
+
+class _Handle:
+    """A service on a machine: its methods as attributes."""
+
+    def __init__(self, calls: Calls, name: str, cls: type) -> None:
+        self._calls = calls
+        self._name = name
+        self._cls = cls
+
+    def __repr__(self) -> str:
+        return f"<service {self._name} ({self._cls.__qualname__}) on {self._calls!r}>"
+
+    def __getattr__(self, method: str) -> _Method:
+        function = getattr(self._cls, method, None)
+        if method.startswith("_") or not callable(function):
+            public = [name for name in dir(self._cls) if not name.startswith("_")]
+            near = difflib.get_close_matches(method, public, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(public) or 'none'}"
+            error = NoSuchMethod(f"service {self._name} ({self._cls.__qualname__}) has no method {method!r}", hint=hint)
+            raise AttributeError(str(error)) from error  # what hasattr and friends expect
+        found = _Method(self._calls, f"{self._name}.{method}", function)
+        setattr(self, method, found)  # the next use finds it without coming here
+        return found
+
+
+class _Method:
+    """One method of a service on a machine."""
+
+    def __init__(self, calls: Calls, name: str, function: Callable[..., Any]) -> None:
+        self._calls = calls
+        self._name = name
+        self.__wrapped__ = function
+        self.__doc__ = function.__doc__
+
+    def __repr__(self) -> str:
+        return f"<method {self._name} on {self._calls!r}>"
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self._calls.call(self._name, *args, **kwargs)
+
+    def submit(self, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        return self._calls.submit(self._name, *args, **kwargs)
+
+    def acall(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        return self._calls.acall(self._name, *args, **kwargs)
+
+
+class _Deferred(concurrent.futures.Future[Any]):
+    """The future of a call that waits for its machine: once that can be called, it becomes the call's own future."""
+
+    def __init__(
+        self, opened: concurrent.futures.Future[None], submit: Callable[[], concurrent.futures.Future[Any]]
+    ) -> None:
+        super().__init__()
+        self._inner: Optional[concurrent.futures.Future[Any]] = None
+        self._submit = submit
+        opened.add_done_callback(self._start)
+
+    def cancel(self) -> bool:
+        inner = self._inner
+        return super().cancel() if inner is None else inner.cancel()
+
+    def _start(self, opened: concurrent.futures.Future[None]) -> None:
+        if not self.set_running_or_notify_cancel():
+            return
+        error = opened.exception()
+        if error is not None:
+            self.set_exception(error)
+            return
+        try:
+            self._inner = self._submit()
+        except Exception as failure:  # noqa: BLE001  # whatever pickling the arguments raises is the future's to tell
+            self.set_exception(failure)
+        else:
+            self._inner.add_done_callback(self._finish)
+
+    def _finish(self, inner: concurrent.futures.Future[Any]) -> None:
+        if inner.cancelled():
+            self.set_exception(concurrent.futures.CancelledError())
+        elif inner.exception() is not None:
+            self.set_exception(inner.exception())
+        else:
+            self.set_result(inner.result())

@@ -1,0 +1,183 @@
+"""What all clusters of one process share: its run, what it shows, and how it ends.
+
+A driver can end by leaving its `with` block, by an exception, by a signal, or by reaching its last line with a cluster
+still open. Every way leads to the clusters' `shutdown`: signals raise SystemExit in the main thread and so take the way
+of an exception; `atexit` catches the rest. A second signal, while machines are being ended, ends them at once.
+
+Errors that bigm raised on purpose end a program with one message and the exit code of docs/cli.md; exceptions of the
+user's keep their traceback.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import NoReturn, Protocol
+
+from bigm.config import Settings
+from bigm.errors import BigmError, ServiceError
+from bigm.rpc import interrupts
+from bigm.runs import Run
+from bigm.terminal import Output, Terminal
+
+_current: Session | None = None  # one execution of a program is one run, whatever its modules do
+_lock = threading.Lock()
+
+
+def session(settings: Settings) -> Session:
+    """This process's session; *settings* are the first cluster's, which makes it."""
+    global _current
+    with _lock:
+        if _current is None or _current.home != settings.home or _current.pid != os.getpid():
+            _current = Session(settings)
+        return _current
+
+
+class Endable(Protocol):
+    """A cluster, as far as the session knows it."""
+
+    def shutdown(self) -> object:
+        """End all its machines."""
+
+
+class Session:
+    """One execution of a driver program."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.home = settings.home
+        self.pid = os.getpid()
+        self.terminal = Terminal.of(settings)
+        self.run = Run.create(settings, program(), sys.argv[1:], warn=self.terminal.warn)
+        self._clusters: list[Endable] = []
+        self._names: set[str] = set()
+        self._output: Output | None = None
+        self._installed: list[int] = []
+        self._verbose = settings.verbosity == "verbose"
+        self._status: int | None = 0
+        self._error = ""
+        self._next_hook = sys.excepthook
+        sys.excepthook = self._excepthook
+        atexit.register(self._at_exit)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.run.id}: {len(self._clusters)} clusters>"
+
+    def name(self, wanted: str) -> str:
+        """*wanted*, or where another cluster of this run has that name, the next number of it."""
+        name = next(name for name in (wanted, *(f"{wanted}-{n}" for n in range(2, 1 << 30))) if name not in self._names)
+        self._names.add(name)
+        return name
+
+    def label(self, cluster: str, machine: str) -> str:
+        """What *machine* is called in this run: its id, and from the second cluster on the cluster's name before it."""
+        return machine if self._names <= {cluster} else f"{cluster}.{machine}"
+
+    def open(self, cluster: Endable) -> Output:
+        """A cluster is open from now on."""
+        if not self._clusters:
+            self._output = Output(self.terminal)
+            self._install()
+        self._clusters.append(cluster)
+        assert self._output is not None
+        return self._output
+
+    def closed(self, cluster: Endable) -> None:
+        """A cluster has ended all its machines."""
+        if cluster not in self._clusters:
+            return
+        self._clusters.remove(cluster)
+        if not self._clusters and self._output is not None:
+            self._restore()
+            self._output.close()
+
+    def ends_with(self, error: BaseException) -> None:
+        """The program leaves a cluster's block by *error*: remember the status that this will lead to."""
+        self._status, self._error = exit_status(error), str(error)
+
+    # --- signals
+
+    def _install(self) -> None:
+        """Handle signals where nobody else does."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._install_one(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                self._install_one(number, self._on_signal)
+
+    def _install_one(self, number: int, handler: interrupts.Handler) -> None:
+        interrupts.install(number, handler)
+        self._installed.append(number)
+
+    def _restore(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        while self._installed:
+            interrupts.uninstall(self._installed.pop())
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.pid:  # a forked child dies of it as it would without us
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise SystemExit(128 + number)
+
+    # --- the end
+
+    def _excepthook(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if os.getpid() != self.pid or not is_plain(error):
+            self.ends_with(error)
+            self._next_hook(kind, error, trace)
+            return
+        self.ends_with(error)
+        if self._verbose:
+            self._next_hook(kind, error, trace)
+        self.terminal.warn(str(error) or "interrupted")
+        raise SystemExit(self._status)
+
+    def _at_exit(self) -> None:
+        if os.getpid() != self.pid:
+            return
+        try:
+            for cluster in list(self._clusters):
+                cluster.shutdown()
+        except (KeyboardInterrupt, SystemExit) as error:  # the second signal: the machines were ended at once
+            self._end_now(exit_status(error))
+        finally:
+            self.run.finish(self._status, self._error)
+
+    def _end_now(self, status: int) -> NoReturn:
+        self.run.finish(status, "interrupted")
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (AttributeError, OSError, ValueError):  # None, closed, or of a reader that is gone
+                pass
+        os._exit(status)
+
+
+def program() -> str:
+    """What is run, as the user named it."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0] or "python").name
+
+
+def is_plain(error: BaseException) -> bool:
+    """Whether a user is told *error* in one message, because its traceback would say nothing of their own code."""
+    return isinstance(error, (BigmError, KeyboardInterrupt)) and not isinstance(error, ServiceError)
+
+
+def exit_status(error: BaseException) -> int:
+    """The exit status of a program that *error* ends."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return error.exit_code if isinstance(error, BigmError) else 1

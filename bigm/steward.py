@@ -1,0 +1,563 @@
+"""Looks after one machine, from its instance to its proven end: performs what the table of `bigm.lifecycle` asks.
+
+A steward is pushed by events and performs the actions each transition calls for. What blocks for long is a call that
+nobody waits for, whose answer is the next event; what blocks shortly runs in the cluster's pool. So a start that hangs
+holds no thread, and the end can come at any moment: the table ignores what is too late.
+
+The agent is followed by one long poll (`Watch`), which brings its output and its workers' deaths. When the poll breaks,
+the system is asked whether the instance still lives; when that is not certain the lease decides.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from bigm.authority import Authority
+from bigm.bootstrap.enrol import open_agent
+from bigm.bootstrap.records import EXITED, SERVING, Info, Main, Report, WorkerSpec, WorkerStatus
+from bigm.errors import (
+    BigmError,
+    BootError,
+    DeadlineExceeded,
+    MachineStopped,
+    ProgramError,
+    ServiceFailed,
+    SystemFault,
+    Unreachable,
+    WireError,
+)
+from bigm.keeper import Keeper
+from bigm.leases import Clock, Lease, Leases
+from bigm.lifecycle import Action, Cause, Event, Phase, State, Timeouts, step
+from bigm.machine import Machine
+from bigm.peer import Link
+from bigm.pool import Pool
+from bigm.rpc.calls import CallFuture
+from bigm.rpc.client import Client
+from bigm.rpc.tls import Credentials
+from bigm.runs import Run
+from bigm.systems.base import ENDED, Instance, System
+from bigm.terminal import Output
+from bigm.watch import Watch
+
+_LOOK_FIRST = 0.02  # seconds after which a broken watch is tried again; doubled from there
+_LOOK_MOST = 5.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the machines of one `Cluster.start` run.
+
+    Args:
+        services: pickled, by name, in their order.
+        setup: any of them has a `setup`.
+        teardown: any of them has a `teardown`.
+        procs: workers on each machine; "all": as many as CPUs it may use.
+        cpus: CPUs each may use; 0: as many as its agent says.
+        python: the workers' interpreter; "": the agent's own.
+        argv: the program's arguments.
+        sys_path: where its modules are found.
+        env: environment; all of it, or what is laid over the machine's own.
+        inherit_env: which of both.
+        cwd: working folder; "": the machine's own.
+        main: how its main module is imported.
+    """
+
+    services: Mapping[str, bytes]
+    setup: bool
+    teardown: bool
+    procs: int | Literal["all"]
+    cpus: int
+    python: str
+    argv: tuple[str, ...]
+    sys_path: tuple[str, ...]
+    env: Mapping[str, str]
+    inherit_env: bool
+    cwd: str
+    main: Main
+
+
+@dataclass(frozen=True)
+class Common:
+    """What the stewards of one cluster share.
+
+    Args:
+        name: the cluster's.
+        system: where its instances come from.
+        authority: its certificate maker.
+        link: the driver's credentials and timeouts; how to connect is each machine's own.
+        pool: threads for what blocks.
+        clock: calls what is due.
+        leases: renews them, unless there is a keeper.
+        keeper: renews those of machines elsewhere.
+        run: keeps events, journal and logs.
+        output: shows output, and writes it to the logs.
+    """
+
+    name: str
+    system: System
+    authority: Authority
+    link: Link
+    pool: Pool
+    clock: Clock
+    leases: Leases
+    keeper: Keeper | None
+    run: Run
+    output: Output
+
+    @property
+    def timeouts(self) -> Timeouts:
+        return self.link.timeouts
+
+
+class Steward:
+    """Looks after one machine.
+
+    Args:
+        common: what it shares with the others.
+        plan: what the machine is to run.
+        number: of the machine in its cluster.
+        label: the machine's name in the run's folder and on the terminal.
+        board: notified when the machine's state has changed.
+        settled: called when it has ended, with its instance.
+    """
+
+    def __init__(
+        self,
+        common: Common,
+        plan: Plan,
+        instance: Instance,
+        bootstrap: Credentials,
+        *,
+        machine: str,
+        label: str,
+        board: threading.Condition,
+        settled: Callable[[Steward], None],
+    ) -> None:
+        self.instance = instance
+        self.label = label
+        self._common = common
+        self._plan = plan
+        self._bootstrap = bootstrap
+        self._settled = settled
+        self._lock = threading.Lock()
+        self._watch: Watch | None = None
+        self._info: Info | None = None
+        self._supervisors: tuple[Client, ...] = ()
+        self._look_again = _LOOK_FIRST
+        link = replace(common.link, connect=lambda _, timeout: common.system.connect(instance, timeout))
+        self.machine = Machine(f"{instance.locator}/{machine}", link, board=board, stop=self.stop)
+
+    def __repr__(self) -> str:
+        return f"<Steward of {self.machine!r}>"
+
+    # --- events
+
+    def begin(self) -> None:
+        """Start the machine, whose instance is launched."""
+        self.push(Event.START)
+        self.push(Event.LAUNCHED)
+
+    def push(self, event: Event, cause: Cause | None = None, error: BigmError | None = None) -> None:
+        """Take the step that *event* asks for, and perform its actions. Must not be called on the I/O thread.
+
+        Args:
+            event: what happened.
+            cause: with STOP, FAILED and DIED: why.
+            error: the same for whoever waits for the machine or calls it.
+        """
+        with self._lock:
+            before = self.machine._phase
+            after, actions = step(before, event)
+            if after is before:
+                return
+            self.machine._enter(after, cause, error)
+        if after.state is not before.state or after is Phase.ENDED:
+            self._tell(after)
+        for action in actions:
+            self._perform(action)
+
+    def left(self) -> BigmError | None:
+        """Why something of the machine may be left, or None when it has ended for certain."""
+        if self.machine._phase is Phase.ENDED or self.machine._phase is Phase.UNSTARTED:
+            return self.machine._left
+        return DeadlineExceeded(f"machine {self.machine.addr} did not end in time")
+
+    def stop(self, cause: Cause) -> None:
+        """End the machine, because the user wants it."""
+        error = None if cause is Cause.SHUTDOWN else self._stopped(cause)
+        self.push(Event.STOP, cause, error)
+
+    def _soon(self, *push: Any) -> None:
+        """Push from a thread that must not wait."""
+        self._common.pool.submit(self.push, *push)
+
+    def _tell(self, phase: Phase) -> None:
+        machine, cause = self.machine, self.machine.cause
+        text = machine.error.message if machine.error else ""
+        self._common.run.event(
+            "machine" if phase is not Phase.ENDED else "ended",
+            machine=self.label,
+            cluster=self._common.name,
+            state=str(phase.state),
+            addr=machine.addr,
+            procs=machine.procs,
+            cause=str(cause or ""),
+            text=text,
+        )
+        terminal = self._common.output.terminal
+        if phase is Phase.ENDING and machine.error is not None and cause is not Cause.CANCELLED:
+            terminal.warn(text if self.label in text else f"{self.label}: {text}")
+        elif phase is not Phase.ENDED:
+            terminal.detail(f"machine {machine.addr} {phase.state}")
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Action.LAUNCH:
+                pass  # the cluster's, since one launch makes many instances
+            case Action.ENROL:
+                self._in_pool(self._enrol, Cause.ENROL)
+            case Action.SPAWN:
+                self._in_pool(self._spawn, Cause.BOOT)
+            case Action.REGISTER:
+                self._register()
+            case Action.SET_UP:
+                self._set_up()
+            case Action.OPEN_CALLS:
+                self.machine._open()
+            case Action.FAIL_CALLS:
+                self.machine._fail()
+            case Action.WIND_UP:
+                self._in_pool(self._wind_up, Cause.GONE)
+            case Action.SETTLE:
+                self._settled(self)
+
+    def _in_pool(self, work: Callable[[], None], cause: Cause) -> None:
+        self._common.pool.submit(self._guarded, work, cause)
+
+    def _guarded(self, work: Callable[[], None], cause: Cause) -> None:
+        """Do *work*; whatever it raises, even a mistake of our own, ends the machine and no wait hangs."""
+        try:
+            work()
+        except WireError as error:
+            self._failed_later(cause, error)
+        except BigmError as error:
+            self.push(Event.FAILED, cause, error)
+        except Exception as error:  # noqa: BLE001
+            said = f"machine {self.machine.addr} could not be started: {type(error).__name__}: {error}"
+            failure = MachineStopped(said, cause=cause)
+            failure.__cause__ = error
+            self.push(Event.FAILED, cause, failure)
+
+    def _failed_later(self, cause: Cause, error: WireError) -> None:
+        """A lost connection explains nothing; the agent's or the system's word, which is on its way, does."""
+        self._common.clock.after(
+            self._common.timeouts.verdict, functools.partial(self._soon, Event.FAILED, cause, error)
+        )
+
+    # --- the start
+
+    def _enrol(self) -> None:
+        common, machine = self._common, self.machine
+        agent, info = self._reach_agent(common.authority.machine(machine.id))
+        maxprocs = self._plan.cpus or info.cpus
+        procs = maxprocs if self._plan.procs == "all" else self._plan.procs
+        machine._enrolled(info, agent, procs, maxprocs)
+        self._info = info
+        self._hold_lease(agent)
+        self._watch = Watch(
+            agent,
+            common.timeouts,
+            show=functools.partial(common.output.write, self.label, common.run.log(self.label), procs=procs),
+            reported=self._reported,
+            broken=functools.partial(common.pool.submit, self._lost_sight),
+        )
+        self._watch.ask()
+        common.run.event("enrolled", machine=self.label, instance=self.instance.id, pid=info.pid, host=info.hostname)
+        self.push(Event.ENROLLED)
+
+    def _reach_agent(self, credentials: Credentials) -> tuple[Client, Info]:
+        """Dial until the instance answers, is known to have ended, or has had its time."""
+        timeouts, machine = self._common.timeouts, self.machine
+        deadline = time.monotonic() + timeouts.boot
+        while True:
+            try:
+                return open_agent(
+                    machine._link, machine._locator, credentials, self._bootstrap, name=f"agent of {machine.id}"
+                )
+            except (OSError, Unreachable) as error:
+                ended = self._ended()
+                if ended or time.monotonic() > deadline:
+                    raise self._boot_error(ended or f"it did not answer within {timeouts.boot:g} s: {error}") from error
+            with machine._board:
+                if machine._board.wait_for(lambda: machine.state is State.STOPPED, timeouts.redial):
+                    raise BootError(f"machine {machine.addr} was stopped while it started")
+
+    def _boot_error(self, what: str) -> BootError:
+        said = self._common.system.diagnose(self.instance)
+        hint = f"its instance said: {said}" if said else ""
+        return BootError(f"instance {self.instance.id} of machine {self.machine.id} did not start: {what}", hint=hint)
+
+    def _hold_lease(self, agent: Client) -> None:
+        common = self._common
+        local = common.system.capabilities.local
+        lease = Lease(
+            agent,
+            common.timeouts.lease_of(local),
+            lost=functools.partial(common.pool.submit, self._lease_lost),
+            unhealthy=functools.partial(common.pool.submit, self._unhealthy),
+        )
+        self.machine._lease = lease
+        common.leases.hold(lease)
+
+    def _spawn(self) -> None:
+        plan, common, machine = self._plan, self._common, self.machine
+        assert self._info is not None
+        specs = []
+        for proc in range(machine.procs):
+            worker = common.authority.worker(machine.id, proc)
+            specs.append(
+                WorkerSpec(
+                    proc=proc,
+                    python=plan.python or self._info.executable,
+                    identity=worker.identity.uri,
+                    ca=worker.ca,
+                    cert=worker.cert,
+                    key=worker.key,
+                    main=plan.main,
+                    argv=plan.argv,
+                    sys_path=plan.sys_path,
+                    env=plan.env,
+                    inherit_env=plan.inherit_env,
+                    cwd=plan.cwd,
+                    procs=machine.procs,
+                    heartbeat=common.timeouts.heartbeat,
+                )
+            )
+        common.clock.after(common.timeouts.workers, self._workers_late)
+        machine._agent.call("Agent.start_workers", (specs,), timeout=common.timeouts.enrol)
+
+    def _workers_late(self) -> None:
+        if self.machine._phase is Phase.SPAWNING:
+            error = ProgramError(
+                f"machine {self.machine.addr} did not import the program within {self._common.timeouts.workers:g} s",
+                hint="raise timeouts.workers if it needs longer",
+            )
+            self._soon(Event.FAILED, Cause.IMPORT, error)
+
+    def _register(self) -> None:
+        self._supervisors = self.machine._add_workers(self.machine.procs)
+        waiting = _Countdown(len(self._supervisors), functools.partial(self._soon, Event.REGISTERED))
+        for supervisor in self._supervisors:
+            self._register_next(supervisor, list(self._plan.services.items()), waiting)
+
+    def _register_next(self, supervisor: Client, services: list[tuple[str, bytes]], waiting: _Countdown) -> None:
+        """One after the other, because `setup` runs in the order of registration."""
+        if not services:
+            waiting.one_less()
+            return
+        (name, pickled), *rest = services
+
+        def registered(reply: CallFuture) -> None:
+            if self._succeeded(reply, Cause.SERVICE, f"service {name!r} could not be rebuilt"):
+                self._register_next(supervisor, rest, waiting)
+
+        timeout = self._common.timeouts.register
+        supervisor.submit_internal("Supervisor.register", (name, pickled), timeout=timeout, done=registered)
+
+    def _set_up(self) -> None:
+        ready = functools.partial(self._soon, Event.READY)
+        if not self._plan.setup:
+            self.push(Event.READY)
+            return
+        waiting = _Countdown(len(self._supervisors), ready)
+
+        def done(reply: CallFuture) -> None:
+            if self._succeeded(reply, Cause.SETUP, "`setup`"):
+                waiting.one_less()
+
+        args = (self.machine.addr, self._common.name)
+        for supervisor in self._supervisors:
+            supervisor.submit_internal("Supervisor.setup", args, timeout=self._common.timeouts.setup, done=done)
+
+    def _succeeded(self, reply: CallFuture, cause: Cause, what: str) -> bool:
+        """Look at the answer of a step; on the I/O thread. A failure ends the machine."""
+        try:
+            reply.result()
+        except DeadlineExceeded as error:
+            failure = ServiceFailed(f"machine {self.machine.addr}: {what} did not end in time: {error.message}")
+            failure.__cause__ = error
+            self._soon(Event.FAILED, cause, failure)
+        except WireError as error:
+            self._failed_later(cause, error)
+        except Exception as error:  # noqa: BLE001
+            self._soon(
+                Event.FAILED, cause, error if isinstance(error, BigmError) else ServiceFailed(f"{what}: {error!r}")
+            )
+        else:
+            return True
+        return False
+
+    # --- the life
+
+    def _reported(self, report: Report) -> None:
+        """The agent's news; on the I/O thread."""
+        self._look_again = _LOOK_FIRST
+        phase = self.machine._phase
+        gone = next((status for status in report.workers if status.state == EXITED), None)
+        if report.cause and phase < Phase.ENDING:
+            cause = Cause(report.cause)
+            self._soon(Event.DIED, cause, self._stopped(cause, report.text))
+        elif gone is not None and phase < Phase.ENDING:
+            self._soon(Event.DIED, Cause(gone.cause), self._worker_died(gone))
+        elif phase is Phase.SPAWNING and [status.state for status in report.workers] == [SERVING] * self.machine.procs:
+            self._soon(Event.SPAWNED)
+
+    def _lost_sight(self) -> None:
+        """The watch broke; in the pool. Ask the system, else look again, ever more rarely: the lease sets the limit."""
+        ended = self._ended()
+        if ended:
+            self._gone(ended)
+        elif self._watch is not None:
+            self._look_again = min(2 * self._look_again, _LOOK_MOST)
+            self._common.clock.after(self._look_again, self._watch.ask)
+
+    def _gone(self, reason: str) -> None:
+        lease = self.machine._lease
+        late = lease is not None and time.monotonic() - lease.renewed > lease.seconds
+        cause = self._lease_cause() if late else Cause.AGENT_LOST
+        self.push(Event.DIED, cause, self._stopped(cause, reason))
+
+    def _lease_lost(self) -> None:
+        cause = self._lease_cause()
+        self.push(Event.DIED, cause, self._stopped(cause))
+
+    def _lease_cause(self) -> Cause:
+        lease = self.machine._lease
+        return Cause.SLEPT if lease and self._common.clock.slept(2 * lease.seconds) > lease.seconds else Cause.LEASE
+
+    def _unhealthy(self, text: str) -> None:
+        self._common.run.event("unhealthy", machine=self.label, text=text)
+        self._common.output.terminal.warn(f"{self.label}: {text}")
+
+    def _ended(self) -> str:
+        """How the instance ended, as the system says, or ""."""
+        try:
+            found = self._common.system.describe([self.instance.id])
+        except SystemFault:
+            return ""  # the provider is not at hand; the lease decides
+        if not found:
+            return "its instance does not exist any more"
+        return (found[0].reason or "its instance has ended") if found[0].state == ENDED else ""
+
+    def _stopped(self, cause: Cause, text: str = "") -> MachineStopped:
+        said = f"{cause.sentence}: {text}" if text else cause.sentence
+        return MachineStopped(f"machine {self.machine.addr} stopped: {said}", cause=cause)
+
+    def _worker_died(self, status: WorkerStatus) -> BigmError:
+        if status.cause == Cause.IMPORT:
+            return ProgramError(f"machine {self.machine.addr}: {status.error or status.text}")
+        return self._stopped(Cause(status.cause), status.text)
+
+    # --- the end
+
+    def _wind_up(self) -> None:
+        """End what is left, in the order in which each can still tell of the one before."""
+        machine, common = self.machine, self._common
+        if machine._lease is None:
+            self._terminate()
+            return
+        graceful = machine.cause is Cause.SHUTDOWN
+        if graceful and self._plan.teardown:
+            self._tear_down()
+        for supervisor in self._supervisors:
+            supervisor.close()
+        self._silence_agent(common.timeouts.grace if graceful else 0.0)
+        common.leases.drop(machine._lease)
+        machine._agent.close()
+        self._terminate()
+
+    def _tear_down(self) -> None:
+        timeout = self._common.timeouts.teardown
+        calls = [supervisor.submit("Supervisor.teardown", timeout=timeout) for supervisor in self._supervisors]
+        for call in calls:
+            try:
+                failures = call.result()
+            except BigmError as error:
+                failures = (f"teardown on {self.label} failed: {error}",)
+            for text in failures:
+                self._common.output.terminal.warn(text)
+
+    def _silence_agent(self, grace: float) -> None:
+        """Let the agent end its workers, read their output to its end, and let it go."""
+        timeouts, agent = self._common.timeouts, self.machine._agent
+        assert self._watch is not None
+        try:
+            final = agent.call("Agent.shutdown", (grace,), timeout=grace + 2 * timeouts.drain + timeouts.ping)
+            self._watch.finish(final.end_offset, timeouts.linger)
+            agent.call("Agent.exit", timeout=timeouts.ping)
+        except BigmError as error:
+            self._watch.abandon(str(error))
+
+    def _terminate(self) -> None:
+        error = self._common.system.terminate([self.instance.id]).get(self.instance.id)
+        self.machine._left = error
+        self.push(Event.GONE)
+
+
+class _Countdown:
+    """Calls a function when it was counted down to nothing."""
+
+    def __init__(self, count: int, done: Callable[[], None]) -> None:
+        self._count = count
+        self._done = done
+        self._lock = threading.Lock()
+
+    def one_less(self) -> None:
+        with self._lock:
+            self._count -= 1
+            last = self._count == 0
+        if last:
+            self._done()
+
+
+class Pings:
+    """Tells the state of a machine that is not owned: RUNNING while its agent answers, STOPPED when it long has not.
+
+    Args:
+        machine: the machine.
+        clock: calls what is due.
+    """
+
+    def __init__(self, machine: Machine, clock: Clock) -> None:
+        self.machine = machine
+        self._clock = clock
+        self._limits = machine._link.timeouts
+        self._heard = time.monotonic()
+        machine._enter(Phase.ENROLLING)
+        self._ask()
+
+    def __repr__(self) -> str:
+        return f"<Pings to {self.machine!r}>"
+
+    def _ask(self) -> None:
+        self.machine._agent.submit_internal("Agent.ping", (), timeout=self._limits.ping, done=self._answered)
+
+    def _answered(self, reply: CallFuture) -> None:
+        machine = self.machine
+        if machine.state is State.STOPPED:
+            return
+        if reply.exception() is None:
+            self._heard = time.monotonic()
+            machine._enter(Phase.SERVING)
+        elif time.monotonic() - self._heard > self._limits.lease:
+            text = f"machine {machine.addr} stopped: {Cause.AGENT_LOST.sentence}: {reply.exception()}"
+            machine._enter(Phase.ENDED, Cause.AGENT_LOST, MachineStopped(text, cause=Cause.AGENT_LOST))
+            machine._fail()
+            return
+        self._clock.after(self._limits.renewal, self._ask)
