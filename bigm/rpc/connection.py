@@ -326,5 +326,3 @@ def describe_tls_failure(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted: {error.verify_message}"
     return (error.reason or str(error)).replace("_", " ").lower()
-
-

@@ -1,0 +1,252 @@
+"""Calls on their way, seen from the caller: one that a thread waits for, a future, an awaited one.
+
+A reader *settles* a call with an outcome that is still bytes; whoever waits for the call decodes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Sequence, Union
+
+from bigm.rpc import wire
+
+if TYPE_CHECKING:
+    from bigm.rpc.client import Channel, Client
+
+NEVER = float("inf")
+Outcome = Union[wire.Reply, wire.Error, wire.Parked, BaseException]
+
+
+class Pending:
+    """A call that is not settled yet.
+
+    Args:
+        method: "Service.method".
+        segments: its arguments.
+        deadline: monotonic time, or NEVER.
+        idempotent: whether it may be sent again when it may have run already.
+        token: for fetching a parked reply: under which token; 0 for a real call.
+    """
+
+    __slots__ = (
+        "channel",
+        "deadline",
+        "id",
+        "idempotent",
+        "method",
+        "outcome",
+        "position",
+        "segments",
+        "sends",
+        "size",
+        "started",
+        "token",
+    )
+
+    def __init__(
+        self, method: str, segments: Sequence[wire.Buffer], deadline: float, idempotent: bool, token: int = 0
+    ) -> None:
+        self.method = method
+        self.segments = segments
+        self.deadline = deadline
+        self.idempotent = idempotent
+        self.token = token
+        self.size = len(segments[0]) if len(segments) == 1 else wire.size_of(segments)
+        self.started = time.monotonic()
+        self.sends = 0
+        self.id = 0
+        self.position = 0
+        self.channel: Optional[Channel] = None
+        self.outcome: Optional[Outcome] = None
+
+    def settle(self, outcome: Outcome) -> None:
+        """Take the outcome; only once, by whoever took the call out of its channel."""
+        raise NotImplementedError
+
+    def frame(self, id: int, flags: int) -> List[wire.Buffer]:
+        """The call as buffers to send."""
+        if self.token:
+            return [wire.fetch(id, self.token)]
+        timeout = NEVER if self.deadline == NEVER else max(0.0, self.deadline - time.monotonic())
+        return wire.call(id, self.method, timeout, self.segments, flags=flags)
+
+
+class WaitingCall(Pending):
+    """A call that one thread waits for, which may be asked to read the connection for all."""
+
+    __slots__ = ("gate",)
+
+    def __init__(
+        self, method: str, segments: Sequence[wire.Buffer], deadline: float, idempotent: bool, token: int = 0
+    ) -> None:
+        super().__init__(method, segments, deadline, idempotent, token)
+        self.gate: Optional[threading.Lock] = None
+
+    def settle(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the waiting thread look again."""
+        gate = self.gate
+        if gate is not None:
+            try:
+                gate.release()
+            except RuntimeError:  # it was woken already
+                pass
+
+
+class CallFuture(concurrent.futures.Future):  # type: ignore[type-arg]  # generic only from Python 3.9 on
+    """A `concurrent.futures.Future` whose reply is decoded by whoever asks for the result.
+
+    `cancel()` succeeds as long as there is no reply, and asks the machine to stop the method.
+    """
+
+    def __init__(self, client: Client, done: Optional[Callable[[CallFuture], None]] = None) -> None:
+        super().__init__()
+        self._client = client
+        self._done = done
+        self._raw: Optional[Outcome] = None
+        self.call: Optional[Pending] = None
+
+    def cancel(self) -> bool:
+        if not super().cancel():
+            return False
+        if self.call is not None:
+            self._client._abandon(self.call)
+        return True
+
+    def result(self, timeout: Optional[float] = None) -> Any:
+        self._decode(timeout)
+        return super().result(timeout)
+
+    def exception(self, timeout: Optional[float] = None) -> Optional[BaseException]:
+        self._decode(timeout)
+        return super().exception(timeout)
+
+    def _decode(self, timeout: Optional[float]) -> None:
+        with self._condition:
+            if self._state == "PENDING":
+                self._condition.wait_for(lambda: self._state != "PENDING", timeout)
+            raw, self._raw = self._raw, None
+            if raw is None:
+                return
+            try:
+                self._result = self._client._value(self._pending(), raw)
+            except BaseException as e:  # noqa: BLE001  # it is the call's result
+                self._exception = e
+
+    def _pending(self) -> Pending:
+        assert self.call is not None
+        return self.call
+
+    def _finish(self, outcome: Outcome) -> None:
+        with self._condition:
+            if self._state != "PENDING":
+                return
+            self._raw = outcome
+            self._state = "FINISHED"
+            for waiter in self._waiters:
+                if isinstance(outcome, wire.Reply):
+                    waiter.add_result(self)
+                else:
+                    waiter.add_exception(self)
+            self._condition.notify_all()
+        if self._done is not None:
+            self._client._io.post(lambda: self._done(self) if self._done else None)
+        if self._done_callbacks:
+            run_callback(self._invoke_callbacks)
+
+
+class FutureCall(Pending):
+    """A call behind a CallFuture."""
+
+    __slots__ = ("future",)
+
+    def __init__(
+        self,
+        future: CallFuture,
+        method: str,
+        segments: Sequence[wire.Buffer],
+        deadline: float,
+        idempotent: bool,
+    ) -> None:
+        super().__init__(method, segments, deadline, idempotent)
+        self.future = future
+        future.call = self
+
+    def settle(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.future._finish(outcome)
+
+
+class AwaitedCall(Pending):
+    """A call that a coroutine awaits. Completions reach its loop in batches, with one wake-up each."""
+
+    __slots__ = ("future", "inbox")
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        method: str,
+        segments: Sequence[wire.Buffer],
+        deadline: float,
+        idempotent: bool,
+    ) -> None:
+        super().__init__(method, segments, deadline, idempotent)
+        self.inbox = inbox
+        self.future: asyncio.Future[None] = inbox.loop.create_future()
+
+    def settle(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.inbox.put(self)
+
+
+class Inbox:
+    """Settled calls on their way into one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._lock = threading.Lock()
+        self._settled: List[AwaitedCall] = []
+
+    def put(self, call: AwaitedCall) -> None:
+        with self._lock:
+            self._settled.append(call)
+            if len(self._settled) > 1:
+                return  # the loop was woken for an earlier one and has not come yet
+        try:
+            self.loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # the loop is closed: nobody awaits any more
+            pass
+
+    def _deliver(self) -> None:
+        with self._lock:
+            settled, self._settled = self._settled, []
+        for call in settled:
+            if not call.future.done():
+                call.future.set_result(None)
+
+
+_callbacks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+_callback_lock = threading.Lock()
+_callback_threads: List[threading.Thread] = []
+
+
+def run_callback(callback: Callable[[], None]) -> None:
+    """Run a future's callbacks, which are user code, in a thread made for them."""
+    with _callback_lock:
+        if not _callback_threads:
+            thread = threading.Thread(target=_run_callbacks, name="bigm-callbacks", daemon=True)
+            _callback_threads.append(thread)
+            thread.start()
+    _callbacks.put(callback)
+
+
+def _run_callbacks() -> None:
+    while True:
+        _callbacks.get()()

@@ -1,0 +1,850 @@
+"""Calls to one process.
+
+Theory of operation. A client has a main connection for small calls and up to BULK_CONNECTIONS further ones for big
+payloads; each is a `Channel`. At any time at most one thread reads a channel:
+
+* A thread that waits for its own call reads the connection itself, for everybody: it is the *leader*. When its own
+  reply has come, it wakes exactly one other waiting thread to be the next leader; if there is none, the I/O thread
+  takes over. So a lone synchronous call costs no switch between threads at all.
+* Calls by `submit` and `acall` are written and read by the I/O thread.
+* Telling the I/O thread to watch a connection costs a system call, so a leader that leaves an idle connection says
+  nothing; the I/O thread looks for such connections every few milliseconds, as long as there are any.
+
+A call that is lost with its connection is sent again when it certainly had not started: its last byte was not sent, or
+the server's goodbye says so. Otherwise it fails with MayHaveRun, unless it is idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+import threading
+import time
+import weakref
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
+
+from bigm.errors import (
+    BigmError,
+    Busy,
+    DeadlineExceeded,
+    IdentityError,
+    MayHaveRun,
+    NoSuchMethod,
+    NotAllowed,
+    NotPicklable,
+    PayloadTooLarge,
+    ProtocolError,
+    Unreachable,
+    WireError,
+)
+from bigm.rpc import codec, interrupts, wire
+from bigm.rpc.calls import NEVER, AwaitedCall, CallFuture, FutureCall, Inbox, Outcome, Pending, WaitingCall
+from bigm.rpc.connection import Connection, Lost, describe_tls_failure
+from bigm.rpc.identity import Identity, peer_identity
+from bigm.rpc.iothread import IOThread, shared
+from bigm.rpc.poller import READ, WRITE
+from bigm.rpc.stats import CallStats
+from bigm.rpc.tls import Credentials, client_context
+from bigm.rpc.wire import BULK, Limits
+
+BULK_CONNECTIONS = 4  # at most, per client; more gained nothing on two cores
+SENDS = 5  # times a call is sent at most when connection after connection is lost before it starts
+
+Tls = Union[ssl.SSLObject, ssl.SSLSocket]
+logger = logging.getLogger("bigm.rpc")
+
+
+class Channel:
+    """One connection and the calls in flight on it."""
+
+    def __init__(self, client: Client, connection: Connection, flags: int) -> None:
+        self.client = client
+        self.connection = connection
+        self.flags = flags
+        self.fd = connection.fd
+        self.lock = threading.Lock()
+        self.pending: Dict[int, Pending] = {}
+        self.closed = False
+        self._retired = False
+        self._leading = False
+        self._watched = False
+        self._blocked = False
+        self._waiting: Dict[int, WaitingCall] = {}
+        self._uses = 0
+        self._uses_seen = 0
+        self._last_started = -1
+        self._io = client._io
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "retired" if self._retired else "open"
+        return f"<Channel to {self.client.name} {state}, {len(self.pending)} calls in flight>"
+
+    @property
+    def usable(self) -> bool:
+        """Whether calls may be sent here."""
+        return not self.closed and not self._retired
+
+    def start(self, call: Pending) -> bool:
+        """Put a call in flight; False when this connection is not usable any more."""
+        with self.lock:
+            if self.closed or self._retired:
+                return False
+            call.id = self.client._next_id()
+            call.channel = self
+            call.sends += 1
+            call.position = 1 << 62  # until it is queued it is not sent
+            self.pending[call.id] = call
+            return True
+
+    def send(self, call: Pending) -> None:
+        """Write the call's frame from this thread, as far as the socket takes it."""
+        call.position = self.connection.send(call.frame(call.id, self.flags))
+
+    def queue(self, call: Pending) -> None:
+        """Leave the writing to the I/O thread."""
+        call.position = self.connection.enqueue(call.frame(call.id, self.flags))
+        self._io.want_flush(self)
+        if call.deadline != NEVER:
+            self._io.deadline(call.deadline)
+
+    def forget(self, call: Pending) -> bool:
+        """Take a call out of flight and tell the server; whether it was still in flight."""
+        with self.lock:
+            if self.pending.pop(call.id, None) is None:
+                return False
+            self._waiting.pop(call.id, None)
+        if not self.closed:
+            self.connection.enqueue([wire.cancel(call.id)])
+            self._io.want_flush(self)
+        return True
+
+    # Reading.
+
+    def lead(self, call: WaitingCall) -> bool:
+        """Read for everybody until *call* is settled; False when somebody else reads (the call will be woken)."""
+        with self.lock:
+            if self._leading or self.closed:
+                if not self.closed:
+                    self._waiting[call.id] = call
+                return False
+            self._waiting.pop(call.id, None)
+            self._leading = True
+            self._uses += 1
+            if self._watched:
+                self._set_watched(False)
+        try:
+            self._read_until(call)
+        finally:
+            self._leave()
+        return True
+
+    def _read_until(self, call: WaitingCall) -> None:
+        connection = self.connection
+        while call.outcome is None and call.channel is self and not self.closed:
+            if not connection.wait_readable(call.deadline):
+                return
+            self._read()
+
+    def _read(self) -> None:
+        """Read once and settle what that completes. Only the leader."""
+        try:
+            for event in self.connection.read():
+                self._handle(event)
+        except Lost as e:
+            self._lost(str(e))
+        except WireError as e:
+            self._lost(str(e), e)
+
+    def _leave(self) -> None:
+        """Hand the reading on: to one waiting thread, else to the I/O thread."""
+        with self.lock:
+            self._leading = False
+            while self._waiting:
+                _, call = self._waiting.popitem()
+                if call.outcome is None:
+                    call.wake()
+                    return
+            if self.pending and not self._watched and not self.closed:
+                self._set_watched(True)
+
+    def read_received(self) -> None:
+        """Let the events flow that came together with the handshake's end; then hand the reading on."""
+        with self.lock:
+            self._leading = True
+        try:
+            for event in self.connection.decrypt():
+                self._handle(event)
+        except Lost as e:
+            self._lost(str(e))
+        except WireError as e:
+            self._lost(str(e), e)
+        finally:
+            self._leave()
+
+    def _handle(self, event: wire.Event) -> None:
+        if isinstance(event, (wire.Reply, wire.Error, wire.Parked)):
+            self.client.load = event.load
+            call = self.pending.pop(event.id, None)
+            if call is not None:
+                self.client._settle(call, event)
+        elif isinstance(event, wire.Goodbye):
+            self._retire(event)
+        else:
+            raise ProtocolError(f"{self.client.name} sent a second greeting")
+
+    def _retire(self, event: wire.Goodbye) -> None:
+        """No more calls here; those that were not started go elsewhere, the others may still be answered."""
+        with self.lock:
+            self._retired = True
+            self._last_started = event.last
+            early = [call for id, call in self.pending.items() if id > event.last]
+            for call in early:
+                del self.pending[call.id]
+                self._waiting.pop(call.id, None)
+        self.client._channel_ended(self)
+        for call in early:
+            self.client._lost(call, started=False, why=event.reason or "the connection was closed")
+
+    def _lost(self, why: str, error: Optional[BaseException] = None) -> None:
+        """The connection is over. Only the leader."""
+        with self.lock:
+            if self.closed:
+                return
+            self.closed = True
+            calls = list(self.pending.values())
+            self.pending.clear()
+            self._waiting.clear()
+        self._io.remove(self)
+        self.connection.close()
+        self.client._channel_ended(self)
+        for call in calls:
+            started = call.position <= self.connection.sent
+            self.client._lost(call, started=started, why=why, error=error)
+
+    # Asked by the I/O thread.
+
+    def _set_watched(self, watched: bool) -> None:
+        """Under the lock."""
+        self._watched = watched
+        self._io.poller.set(self.fd, (READ if watched else 0) | (WRITE if self._blocked else 0))
+        if not watched:
+            self._io.unwatch(self)
+
+    def on_readable(self) -> None:
+        with self.lock:
+            if self._leading or self.closed:
+                return
+            self._leading = True
+        try:
+            self._read()
+        finally:
+            self._leave()
+
+    def on_blocked(self) -> None:
+        """The socket is full: go on when there is room."""
+        with self.lock:
+            if not self.closed:
+                self._blocked = True
+                self._io.poller.set(self.fd, (READ if self._watched else 0) | WRITE)
+
+    def on_writable(self) -> None:
+        with self.lock:
+            if not self._blocked or self.closed:
+                return
+            self._blocked = False
+            self._io.poller.set(self.fd, READ if self._watched else 0)
+        if not self.connection.resume():
+            self.on_blocked()
+
+    def flush(self) -> None:
+        if self.closed:
+            return
+        self.connection.flush()
+        if not self._leading and not self._watched and self.pending:
+            with self.lock:
+                if not self._leading and not self._watched and not self.closed:
+                    self._set_watched(True)
+
+    def watch_if_idle(self) -> bool:
+        with self.lock:
+            if self.closed or self._watched:
+                return True
+            if self._leading or self._uses != self._uses_seen:
+                self._uses_seen = self._uses
+                return False
+            self._set_watched(True)
+            return True
+
+    def expire(self, now: float) -> float:
+        next_deadline = NEVER
+        for call in list(self.pending.values()):
+            if isinstance(call, WaitingCall):
+                continue  # its thread keeps the deadline
+            if call.deadline <= now:
+                if self.forget(call):
+                    call.settle(self.client._deadline_error(call))
+            else:
+                next_deadline = min(next_deadline, call.deadline)
+        return next_deadline
+
+    def shut(self) -> None:
+        """End the connection from any thread: its reader finds the end, or the I/O thread does."""
+        self.connection.shutdown()
+        with self.lock:
+            if not self.closed and not self._leading and not self._watched:
+                self._set_watched(True)
+
+    def disown(self) -> None:
+        """In a forked child: let go of the descriptor, leave the connection to the parent."""
+        self.closed = True
+        self.connection.close()
+
+
+class Client:
+    """Calls to one process (an agent or a worker): dials lazily, redials, keeps big payloads off the way of small calls.
+
+    Args:
+        connect: connects a raw socket within the given number of seconds.
+        credentials: who we are.
+        expected: who must answer.
+        name: how messages call the other side ("m0 worker 2", "agent of m0").
+        io: the I/O thread; the process's own one when None.
+        dial_timeout: seconds for connecting, the handshake and the greeting; None: as long as the call may wait, since
+            a worker may be busy importing.
+        limits: what is accepted.
+        stats: where calls are counted.
+        check: an extra test after the handshake; raises IdentityError.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[float], socket.socket],
+        credentials: Credentials,
+        expected: Identity,
+        *,
+        name: str,
+        io: Optional[IOThread] = None,
+        dial_timeout: Optional[float] = 30.0,
+        limits: Optional[Limits] = None,
+        stats: Optional[CallStats] = None,
+        check: Optional[Callable[[Tls], None]] = None,
+    ) -> None:
+        self.name = name
+        self.stats = stats or CallStats()
+        self.load: float = 0
+        self._connect = connect
+        self._credentials = credentials
+        self._expected = expected
+        self._dial_timeout = dial_timeout
+        self._limits = limits or Limits()
+        self._check = check
+        self._context: Optional[ssl.SSLContext] = None
+        self._io = io or shared()
+        self._error: Optional[BaseException] = None
+        self._reset()
+        _clients.add(self)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._id = 0
+        self._main: Optional[Channel] = None
+        self._bulk: List[Channel] = []
+        self._bulk_dials = 0
+        self._others: weakref.WeakSet[Channel] = weakref.WeakSet()  # retired, still waiting for replies
+        self._dialling: List[socket.socket] = []
+        self._dial_running = False
+        self._early: List[Pending] = []  # calls made before there is a connection
+        self._inboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Inbox] = weakref.WeakKeyDictionary()
+        self._fetching: Dict[Pending, WaitingCall] = {}
+        self._logged = 0.0
+        self._payload = wire.Limits().payload
+
+    def __repr__(self) -> str:
+        state = "closed" if self._error else "connected" if self._main else "not connected"
+        return f"<Client of {self.name}, {state}, {self.in_flight} calls in flight>"
+
+    @property
+    def in_flight(self) -> int:
+        """Calls not yet answered."""
+        with self._lock:
+            channels = [*self._bulk, *self._others, *([self._main] if self._main else [])]
+            return len(self._early) + sum(len(channel.pending) for channel in channels)
+
+    # Calling.
+
+    def call(
+        self,
+        method: str,
+        args: Tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = {},
+        *,
+        timeout: Optional[float] = None,
+        idempotent: bool = False,
+    ) -> Any:
+        """Call "Service.method" and wait for its result.
+
+        Args:
+            timeout: seconds from now, dialling included; None: no limit.
+            idempotent: the call may be sent again when it may have run already.
+        Raises:
+            Unreachable: it certainly did not start; trying again can help.
+            MayHaveRun: the connection was lost while it was in flight.
+            DeadlineExceeded: *timeout* passed; the method was asked to stop.
+            Exception: whatever the method raised, as itself.
+        """
+        with interrupts.deferred():
+            segments = codec.dumps_call(method, args, kwargs)
+            call = WaitingCall(method, segments, _deadline(timeout), idempotent)
+            return self._value(call, self._transact(call))
+
+    def submit(
+        self,
+        method: str,
+        args: Tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = {},
+        *,
+        timeout: Optional[float] = None,
+        idempotent: bool = False,
+    ) -> CallFuture:
+        """Call without waiting. Arguments as `call`; its errors are the future's, but for what cannot be pickled."""
+        segments = codec.dumps_call(method, args, kwargs)
+        with interrupts.deferred():
+            future = CallFuture(self)
+            self._dispatch(FutureCall(future, method, segments, _deadline(timeout), idempotent))
+            return future
+
+    def submit_internal(
+        self,
+        method: str,
+        args: Tuple[Any, ...] = (),
+        *,
+        timeout: Optional[float] = None,
+        done: Callable[[CallFuture], None],
+    ) -> None:
+        """As `submit`; *done* runs on the I/O thread, so it must be quick and never user code."""
+        segments = codec.dumps_call(method, args, {})
+        with interrupts.deferred():
+            self._dispatch(FutureCall(CallFuture(self, done), method, segments, _deadline(timeout), False))
+
+    async def acall(
+        self,
+        method: str,
+        args: Tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = {},
+        *,
+        timeout: Optional[float] = None,
+        idempotent: bool = False,
+    ) -> Any:
+        """Call and await the result. Arguments and errors as `call`; cancelling the task cancels the call."""
+        segments = codec.dumps_call(method, args, kwargs)
+        loop = asyncio.get_running_loop()
+        with interrupts.deferred():
+            inbox = self._inboxes.get(loop)
+            if inbox is None:
+                inbox = self._inboxes[loop] = Inbox(loop)
+            call = AwaitedCall(inbox, method, segments, _deadline(timeout), idempotent)
+            self._dispatch(call)
+        try:
+            await call.future
+        except asyncio.CancelledError:
+            self._abandon(call)
+            raise
+        assert call.outcome is not None
+        return self._value(call, call.outcome)
+
+    def close(self, error: Optional[BaseException] = None) -> None:
+        """End all connections; calls in flight and later ones raise *error* at once (None: Unreachable)."""
+        with self._lock:
+            if self._error is not None:
+                return
+            self._error = error or Unreachable(f"cannot call {self.name}: the client is closed")
+            channels = [*self._bulk, *self._others, *([self._main] if self._main else [])]
+            early, self._early = self._early, []
+            dialling, self._dialling = self._dialling, []
+        for sock in dialling:
+            _shutdown(sock)
+        for channel in channels:
+            if not channel.closed:
+                channel.connection.send([wire.goodbye(0, "closed")])
+                channel.shut()
+        for call in early:
+            self._settle(call, self._error)
+
+    # Waiting for one call in this thread.
+
+    def _transact(self, call: WaitingCall) -> Outcome:
+        """Send a call and wait for its outcome. Deferred section."""
+        try:
+            if call.size > BULK or call.token:
+                self._send_bulk(call)
+            elif interrupts.in_main_thread() and not interrupts.owned():
+                self._dispatch(call)
+                self._follow(call)
+            else:
+                channel = self._main
+                if channel is not None and self._error is None and channel.start(call):
+                    channel.send(call)
+                else:
+                    self._dispatch(call)
+            return self._wait(call)
+        except BaseException:
+            self._abandon(call)
+            raise
+
+    def _wait(self, call: WaitingCall) -> Outcome:
+        while call.outcome is None:
+            if time.monotonic() >= call.deadline:
+                self._abandon(call)
+                return call.outcome or self._deadline_error(call)
+            channel = call.channel
+            if channel is not None and channel.lead(call):
+                continue
+            self._sleep(call)
+        return call.outcome
+
+    def _follow(self, call: WaitingCall) -> None:
+        """Wait without ever reading, where Ctrl-C could break the reading."""
+        while call.outcome is None and time.monotonic() < call.deadline:
+            self._sleep(call)
+
+    def _sleep(self, call: WaitingCall) -> None:
+        """Wait until the call is settled, or this thread is to read, or the deadline passed."""
+        if call.gate is None:
+            call.gate = threading.Lock()
+            call.gate.acquire()
+            return  # whoever looked before there was a gate has left its mark: look again
+        left = call.deadline - time.monotonic()
+        with interrupts.waiting():
+            call.gate.acquire(timeout=-1 if call.deadline == NEVER else max(0.0, min(left, 1e6)))
+
+    # Sending.
+
+    def _next_id(self) -> int:
+        with self._lock:
+            self._id += 1
+            return self._id
+
+    def _dispatch(self, call: Pending) -> None:
+        """Send a call without waiting: over the main connection, which is dialled if need be. Any thread."""
+        if call.size > BULK or call.token:
+            threading.Thread(target=self._run_bulk, args=(call,), name=f"bigm-bulk {self.name}", daemon=True).start()
+            return
+        while True:
+            with self._lock:
+                channel, error = self._main, self._error
+                if channel is None and error is None:
+                    self._early.append(call)
+                    call.channel = None
+                    self._start_dialling()
+                    return
+            if error is not None:
+                self._settle(call, error)
+                return
+            if channel is not None and channel.start(call):
+                channel.queue(call)
+                return
+            self._channel_ended(channel)
+
+    def _send_bulk(self, call: Pending) -> None:
+        """Send a big call from this thread, waiting until it is sent."""
+        if call.size > self._limits.payload or call.size > self._payload:
+            limit = min(self._limits.payload, self._payload)
+            raise PayloadTooLarge(f"{call.method} on {self.name}: {call.size} bytes; at most {limit} are accepted")
+        self._log_size(call.method, call.size)
+        while True:
+            channel = self._bulk_channel(call)
+            if channel.start(call):
+                channel.connection.send_waiting(self._mark(call, channel), call.deadline)
+                return
+
+    def _mark(self, call: Pending, channel: Channel) -> List[wire.Buffer]:
+        frame = call.frame(call.id, channel.flags)
+        call.position = channel.connection.enqueued + wire.size_of(frame)
+        return frame
+
+    def _run_bulk(self, call: Pending) -> None:
+        """A big call of a future or coroutine, or one that is sent again, in a thread of its own."""
+        try:
+            if isinstance(call, WaitingCall):
+                self._send_bulk(call)
+                return
+            inner = WaitingCall(call.method, call.segments, call.deadline, call.idempotent, call.token)
+            self._fetching[call] = inner
+            outcome: Outcome = self._transact(inner)
+        except Exception as e:  # noqa: BLE001  # whatever went wrong is the call's outcome
+            outcome = e
+        self._fetching.pop(call, None)
+        if call.outcome is None:
+            self._settle(call, outcome)
+
+    def _bulk_channel(self, call: Pending) -> Channel:
+        """A connection for big payloads: an idle one, else a new one, else the least busy one."""
+        while True:
+            with self._lock:
+                if self._error is not None:
+                    raise self._error
+                idle = min(self._bulk, key=lambda channel: len(channel.pending), default=None)
+                if idle is not None and (not idle.pending or len(self._bulk) + self._bulk_dials >= BULK_CONNECTIONS):
+                    return idle
+                self._bulk_dials += 1
+            try:
+                channel = self._dial(call.deadline, wire.DIRECT)
+                with self._lock:
+                    self._bulk.append(channel)
+            finally:
+                with self._lock:
+                    self._bulk_dials -= 1
+            channel.read_received()
+            return channel
+
+    # Dialling.
+
+    def _start_dialling(self) -> None:
+        """Under the lock."""
+        if not self._dial_running:
+            self._dial_running = True
+            threading.Thread(target=self._dial_main, name=f"bigm-dial {self.name}", daemon=True).start()
+
+    def _dial_main(self) -> None:
+        try:
+            channel = self._dial(NEVER, 0)
+        except Exception as e:  # noqa: BLE001  # the error belongs to the calls that wait
+            with self._lock:
+                self._dial_running = False
+                early, self._early = self._early, []
+            for call in early:
+                self._settle(call, self._error or e)
+            return
+        with self._lock:
+            self._main, self._dial_running = channel, False
+            early, self._early = self._early, []
+        for call in early:
+            if call.outcome is not None:
+                continue
+            if channel.start(call):
+                channel.queue(call)
+                if isinstance(call, WaitingCall):
+                    call.wake()
+            else:
+                self._dispatch(call)
+        channel.read_received()
+
+    def _dial(self, deadline: float, flags: int) -> Channel:
+        """Connect, shake hands, see that it is who we expect, and wait for the greeting."""
+        if self._dial_timeout is not None:
+            deadline = min(deadline, time.monotonic() + self._dial_timeout)
+        sock: Optional[socket.socket] = None
+        try:
+            sock = self._connect(1e6 if deadline == NEVER else max(0.001, deadline - time.monotonic()))
+            with self._lock:
+                if self._error is not None:
+                    raise self._error
+                self._dialling.append(sock)
+            return self._greet(sock, deadline, flags)
+        except BaseException as e:
+            if sock is not None:
+                sock.close()
+            raise self._dial_error(e) from e
+        finally:
+            with self._lock:
+                if sock in self._dialling:
+                    self._dialling.remove(sock)
+
+    def _greet(self, sock: socket.socket, deadline: float, flags: int) -> Channel:
+        if self._context is None:
+            self._context = client_context(self._credentials)
+        decoder = wire.Decoder(self._limits, wire.FROM_SERVER)
+        channels: List[Channel] = []
+        connection = Connection(
+            sock,
+            self._context,
+            decoder,
+            server_name=self._expected.server_name,
+            on_blocked=lambda: channels[0].on_blocked(),
+        )
+        connection.handshake(deadline)
+        peer_identity(connection.tls, self._expected.cluster, self._expected)
+        if self._check is not None:
+            self._check(connection.tls)
+        events = connection.decrypt()
+        while not events:
+            if not connection.wait_readable(deadline):
+                raise TimeoutError("no greeting after the TLS handshake")
+            events = connection.read()
+        greeting = events.pop(0)
+        if isinstance(greeting, wire.Goodbye):
+            raise Lost(greeting.reason)
+        if not isinstance(greeting, wire.Hello):
+            raise ProtocolError(f"{self.name} did not greet")
+        self._payload = greeting.payload
+        channel = Channel(self, connection, flags)
+        channels.append(channel)
+        self._io.add(channel)
+        self._io.unwatch(channel)
+        for event in events:
+            channel._handle(event)
+        return channel
+
+    def _dial_error(self, error: BaseException) -> BaseException:
+        if self._error is not None:
+            return self._error
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return IdentityError(f"cannot call {self.name}: {describe_tls_failure(error)}")
+        if isinstance(error, IdentityError):
+            return IdentityError(f"cannot call {self.name}: {error}")
+        if isinstance(error, BigmError) or not isinstance(error, Exception):
+            return error
+        if isinstance(error, ssl.SSLError):
+            return Unreachable(f"cannot call {self.name}: {describe_tls_failure(error)}")
+        if isinstance(error, TimeoutError):
+            return Unreachable(f"cannot call {self.name}: {error or 'no answer'}")
+        if isinstance(error, (OSError, Lost)):
+            return Unreachable(f"cannot call {self.name}: {getattr(error, 'strerror', None) or error}")
+        return error
+
+    # Outcomes.
+
+    def _settle(self, call: Pending, outcome: Outcome) -> None:
+        """Hand a call its outcome; a parked reply is fetched first, by the waiting thread or one made for it."""
+        if isinstance(outcome, wire.Parked) and not isinstance(call, WaitingCall):
+            threading.Thread(
+                target=self._run_fetch, args=(call, outcome), name=f"bigm-bulk {self.name}", daemon=True
+            ).start()
+            return
+        call.settle(outcome)
+
+    def _run_fetch(self, call: Pending, parked: wire.Parked) -> None:
+        try:
+            outcome: Outcome = self._fetch(call, parked)
+        except Exception as e:  # noqa: BLE001  # whatever went wrong is the call's outcome
+            outcome = e
+        call.settle(outcome)
+
+    def _fetch(self, call: Pending, parked: wire.Parked) -> Outcome:
+        self._log_size(call.method, parked.size)
+        inner = WaitingCall(call.method, (b"",), call.deadline, True, parked.token)
+        self._fetching[call] = inner
+        try:
+            return self._transact(inner)
+        finally:
+            self._fetching.pop(call, None)
+
+    def _value(self, call: Pending, outcome: Outcome) -> Any:
+        """The result of an outcome, or its error raised."""
+        if isinstance(outcome, wire.Parked):
+            outcome = self._fetch(call, outcome)
+        failed = not isinstance(outcome, wire.Reply)
+        size = 0 if isinstance(outcome, (BaseException, wire.Parked)) else wire.size_of(outcome.segments)
+        self.stats.record(call.method, time.monotonic() - call.started, call.size, size, failed)
+        if isinstance(outcome, wire.Reply):
+            return codec.loads(outcome.segments)
+        raise self._error_of(call, outcome)
+
+    def _error_of(self, call: Pending, outcome: Outcome) -> BaseException:
+        if isinstance(outcome, BaseException):
+            return outcome
+        assert isinstance(outcome, wire.Error)
+        if outcome.code == wire.RAISED:
+            return codec.loads_error(outcome.segments)
+        text, hint = codec.read_refusal(outcome.segments)
+        kind = _ERRORS.get(outcome.code)
+        if kind is None:
+            return ProtocolError(f"{call.method} on {self.name}: an error with the unknown code {outcome.code}")
+        return kind(f"{call.method} on {self.name}: {text}", hint=hint)
+
+    def _deadline_error(self, call: Pending) -> DeadlineExceeded:
+        waited = time.monotonic() - call.started
+        return DeadlineExceeded(f"{call.method} on {self.name}: no reply within {waited:.3g} s")
+
+    def _abandon(self, call: Pending) -> None:
+        """Nobody waits for a call any more."""
+        inner = self._fetching.get(call)
+        if inner is not None:
+            self._abandon(inner)
+        with self._lock:
+            if call in self._early:
+                self._early.remove(call)
+        if call.channel is not None:
+            call.channel.forget(call)
+
+    def _lost(self, call: Pending, *, started: bool, why: str, error: Optional[BaseException] = None) -> None:
+        """A call's connection is gone: send it again, or say what is known. Any thread."""
+        if self._error is not None:
+            self._settle(call, self._error)
+        elif error is not None:
+            self._settle(call, error)
+        elif started and not call.idempotent:
+            self._settle(
+                call,
+                MayHaveRun(
+                    f"{call.method} on {self.name}: the connection was lost while the call was in flight: {why}",
+                    hint="if running it twice does no harm, call it with options(idempotent=True)",
+                ),
+            )
+        elif call.sends >= SENDS:
+            self._settle(call, Unreachable(f"{call.method} on {self.name}: {why} ({call.sends} times in a row)"))
+        else:
+            self._dispatch(call)
+
+    def _channel_ended(self, channel: Optional[Channel]) -> None:
+        with self._lock:
+            if channel is None:
+                return
+            if self._main is channel:
+                self._main = None
+            if channel in self._bulk:
+                self._bulk.remove(channel)
+            if not channel.closed:
+                self._others.add(channel)
+
+    def _log_size(self, method: str, size: int) -> None:
+        now = time.monotonic()
+        if size > self._limits.log_payload and now - self._logged > self._limits.log_every:
+            self._logged = now
+            logger.warning("%s on %s: a payload of %.1f MiB", method, self.name, size / 2**20)
+
+    def _disown(self) -> None:
+        """In a forked child: the connections are the parent's. This client dials new ones when it is called."""
+        channels = [*self._bulk, *self._others, *([self._main] if self._main else [])]
+        for channel in channels:
+            channel.disown()
+        for sock in self._dialling:
+            sock.close()
+        self._reset()
+
+
+_ERRORS: Dict[int, Callable[..., BigmError]] = {
+    wire.BUSY: Busy,
+    wire.NO_SUCH_METHOD: NoSuchMethod,
+    wire.NOT_ALLOWED: NotAllowed,
+    wire.BAD_ARGUMENTS: NotPicklable,
+    wire.EXPIRED: DeadlineExceeded,
+    wire.GONE: MayHaveRun,
+    wire.BAD_REPLY: NotPicklable,
+    wire.TOO_LARGE: PayloadTooLarge,
+}
+
+
+def _deadline(timeout: Optional[float]) -> float:
+    return NEVER if timeout is None else time.monotonic() + timeout
+
+
+def _shutdown(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:  # not connected (any more)
+        pass
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._disown()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,861 @@
+"""Serves registered objects on connections handed to it.
+
+Theory of operation. One thread has the *turn*: it waits for all connections, reads, and runs the calls that it read one
+after another, itself. For quick methods nothing is faster: no other thread is woken, and the replies of many calls go
+out in one piece. What keeps this safe is the *watch*, a thread that looks every millisecond: when one call has been
+running for that long, it gives the turn to another thread, which goes on with the calls that are waiting and with the
+reading; the first thread finishes its call and sends its reply by itself. The method is then known to be slow, and its
+next calls each get a thread at once. So a method that sleeps, or calls back into this process, holds up nobody for more
+than a millisecond or two, and threads grow on demand up to the limit of calls in flight, then callers get Busy: a
+bounded queue would deadlock A calling B calling A.
+
+Handshakes run in a thread of their own, which waits for all of them at once: a connection that says nothing costs
+nothing but its descriptor, until its deadline. Big payloads are received and sent by threads of their own, so that
+small calls never wait for them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import os
+import secrets
+import socket
+import ssl
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequence, Tuple
+
+from bigm.errors import NotAllowed, NotPicklable, WireError
+from bigm.rpc import codec, wire
+from bigm.rpc.connection import Connection, Lost, describe_tls_failure
+from bigm.rpc.identity import Identity, peer_identity
+from bigm.rpc.poller import READ, WRITE, Poller
+from bigm.rpc.stats import CallStats
+from bigm.rpc.tls import Credentials, server_context
+from bigm.rpc.wire import BULK, Limits
+
+WATCH = 0.001  # seconds; a call that runs for longer loses the turn
+SLOW = 0.0003  # seconds; a method that took longer gets a thread of its own next time
+QUICK_AGAIN = 16  # quick runs in a row after which a slow method counts as quick again
+LINGER = 1.0  # seconds for the other side to end a connection after our goodbye
+FLUSH_EVERY = 32  # calls run before their replies are sent, when more calls are waiting
+_NEVER = float("inf")
+
+logger = logging.getLogger("bigm.rpc")
+
+
+class CurrentCall:
+    """The call that this thread is running; see `current_call`.
+
+    Attributes:
+        peer: who called.
+        method: "Service.method".
+        deadline: monotonic time after which nobody waits for the result, or None.
+    """
+
+    __slots__ = ("_cancelled", "_event", "deadline", "method", "peer")
+
+    def __init__(self, peer: Identity, method: str, deadline: Optional[float]) -> None:
+        self.peer = peer
+        self.method = method
+        self.deadline = deadline
+        self._cancelled = False
+        self._event: Optional[threading.Event] = None
+
+    def __repr__(self) -> str:
+        return f"<CurrentCall {self.method} from {self.peer.uri}>"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has given up, or its deadline has passed."""
+        return self._cancelled or (self.deadline is not None and time.monotonic() >= self.deadline)
+
+    def wait_cancelled(self, timeout: Optional[float] = None) -> bool:
+        """Wait until the caller gives up, at most *timeout* seconds; whether it has."""
+        self._event = self._event or threading.Event()
+        left = [
+            t for t in (timeout, None if self.deadline is None else self.deadline - time.monotonic()) if t is not None
+        ]
+        if not self._cancelled:
+            self._event.wait(max(0.0, min(left)) if left else None)
+        return self.cancelled
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        if self._event is not None:
+            self._event.set()
+
+
+_local = threading.local()
+
+
+def current_call() -> CurrentCall:
+    """The call that this thread is running.
+
+    Raises:
+        RuntimeError: it is not running one.
+    """
+    call: Optional[CurrentCall] = getattr(_local, "call", None)
+    if call is None:
+        raise RuntimeError("current_call() was asked outside of a service's method")
+    return call
+
+
+class _Method:
+    """One public method of a registered service."""
+
+    __slots__ = ("function", "name", "quick_runs", "service", "slow")
+
+    def __init__(self, service: str, name: str, function: Callable[..., Any]) -> None:
+        self.service = service
+        self.name = name
+        self.function = function
+        self.slow = False
+        self.quick_runs = 0
+
+    def took(self, seconds: float) -> None:
+        """Learn from a run."""
+        if seconds > SLOW:
+            self.slow = True
+            self.quick_runs = 0
+        elif self.slow:
+            self.quick_runs += 1
+            if self.quick_runs >= QUICK_AGAIN:
+                self.slow = False
+
+
+class _Job:
+    """A call on its way through the server."""
+
+    __slots__ = ("call", "current", "method", "peer")
+
+    def __init__(self, peer: _Peer, call: wire.Call, method: _Method, current: CurrentCall) -> None:
+        self.peer = peer
+        self.call = call
+        self.method = method
+        self.current = current
+
+
+class _Peer:
+    """One connection of a caller."""
+
+    def __init__(self, server: Server, sock: socket.socket, context: ssl.SSLContext, generation: int) -> None:
+        self.server = server
+        self.generation = generation
+        self.opened = time.monotonic()
+        self.progress = self.opened  # when bytes last arrived
+        self.identity: Optional[Identity] = None
+        self.jobs: Dict[int, CurrentCall] = {}
+        self.parked: Dict[int, Tuple[int, List[wire.Buffer]]] = {}  # token: (call, segments)
+        self.last = 0
+        self.goodbye = False
+        self.closed = False
+        self.lock = threading.Lock()
+        self._reading = True
+        self._blocked = False
+        self.connection = Connection(
+            sock, context, wire.Decoder(server._limits, wire.FROM_CLIENT), on_blocked=self.block
+        )
+        self.fd = self.connection.fd
+
+    def __repr__(self) -> str:
+        who = self.identity.uri if self.identity else "unknown"
+        return f"<connection of {who}, {len(self.jobs)} calls in flight>"
+
+    def interest(self) -> None:
+        """Tell the poller what we wait for. Under the lock."""
+        if not self.closed:
+            self.server._poller.set(self.fd, (READ if self._reading else 0) | (WRITE if self._blocked else 0))
+
+    def reading(self, on: bool) -> None:
+        """Go on or stop reading calls from this connection."""
+        with self.lock:
+            if self._reading != on:
+                self._reading = on
+                self.interest()
+
+    def block(self) -> None:
+        """The socket is full: go on when there is room, and read no more calls while too much is waiting."""
+        with self.lock:
+            self._blocked = True
+            if self.connection.queued > self.server._limits.queued:
+                self._reading = False
+            self.interest()
+
+    def unblock(self) -> None:
+        """There is room again."""
+        with self.lock:
+            if not self._blocked or self.closed:
+                return
+            self._blocked = False
+            self.interest()
+        if not self.connection.resume():
+            self.block()
+        elif not self._reading and not self.connection.decoder.receiving_bulk:
+            self.reading(True)
+
+
+class Server:
+    """Serves registered objects on connections handed to it.
+
+    Args:
+        credentials: who we are.
+        name: how tracebacks and messages call this process ("m0", "m0 worker 2").
+        authorize: asked before every call with the caller, the service's and the method's name; raises NotAllowed.
+        limits: what is accepted.
+        context: a TLS context to use instead of one made from the credentials.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        name: str,
+        authorize: Optional[Callable[[Identity, str, str], None]] = None,
+        limits: Optional[Limits] = None,
+        context: Optional[ssl.SSLContext] = None,
+    ) -> None:
+        self.name = name
+        self.stats = CallStats()
+        self._credentials = credentials
+        self._authorize = authorize
+        self._limits = limits or Limits()
+        self._context = context or server_context(credentials)
+        self._generation = 0
+        self._services: Dict[str, Dict[str, _Method]] = {}
+        self._lock = threading.Lock()
+        self._poller = Poller()
+        self._peers: Dict[int, _Peer] = {}
+        self._running: Dict[Tuple[int, int], CurrentCall] = {}
+        self._serial = 0
+        self._parked: Dict[int, _Peer] = {}
+        self._jobs: Deque[_Job] = deque()
+        self._dirty: Dict[_Peer, None] = {}
+        self._turn = 0  # who has it: a number that grows each time it is given away
+        self._inline: Optional[_Job] = None
+        self._inline_since = 0
+        self._handshakes = _Handshakes(self)
+        self._idle: Deque[_Seat] = deque()
+        self._threads = 0
+        self._closed = False
+        self._disowned = False
+        self._started = False
+        self._watch_wanted = threading.Event()
+        self._logged = 0.0
+        _servers.add(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "serving"
+        return f"<Server {self.name} {state}, {len(self._peers)} connections, {self.in_flight} calls in flight>"
+
+    @property
+    def in_flight(self) -> int:
+        """Calls accepted and not yet answered."""
+        return len(self._running)
+
+    def register(self, name: str, service: object, *, methods: Optional[Iterable[str]] = None) -> None:
+        """Serve *service* as *name*: its public methods, or only *methods*. A name that is taken stays as it is."""
+        if name in self._services:
+            return
+        names = methods if methods is not None else [each for each in dir(service) if not each.startswith("_")]
+        table: Dict[str, _Method] = {}
+        for each in names:
+            if isinstance(inspect.getattr_static(service, each, None), property):
+                continue
+            function = getattr(service, each, None)
+            if callable(function):
+                table[each] = _Method(name, each, function)
+        self._services[name] = table
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Take over a connection that was just accepted and from which nothing was read. Never waits."""
+        if self._closed:
+            sock.close()
+            return
+        self._start()
+        self._handshakes.add(_Peer(self, sock, self._context, self._generation))
+
+    def renew(self, credentials: Credentials) -> None:
+        """Take on another identity: for new connections at once; those made under the old one end.
+
+        Calls that run on them (this one may be one of them) are still answered; no further ones are started.
+        """
+        with self._lock:
+            self._credentials = credentials
+            self._context = server_context(credentials)
+            self._generation += 1
+            old = [peer for peer in self._peers.values() if peer.generation < self._generation]
+        for peer in old:
+            self._say_goodbye(peer, f"{self.name} has a new identity")
+
+    def close(self, grace: float = 0.0) -> None:
+        """Start no further calls, give running ones *grace* seconds to end, then end all connections."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            peers = list(self._peers.values())
+        for peer in peers:
+            self._say_goodbye(peer, f"{self.name} is closing")
+        deadline = time.monotonic() + grace
+        while self._running and time.monotonic() < deadline:
+            self._ended.wait(min(0.1, max(0.0, deadline - time.monotonic())))
+            self._ended.clear()
+        for current in list(self._running.values()):
+            current._cancel()
+        for peer in peers:
+            peer.connection.end_sending()
+        deadline = time.monotonic() + LINGER
+        while self._peers and time.monotonic() < deadline:
+            self._ended.wait(0.05)
+            self._ended.clear()
+        for peer in list(self._peers.values()):
+            peer.connection.shutdown()
+        self._handshakes.close()
+        self._watch_wanted.set()
+        self._poller.wake()
+
+    # Threads.
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._started:
+                return
+            self._started = True
+            self._ended = threading.Event()
+        threading.Thread(target=self._watch, name=f"bigm-watch {self.name}", daemon=True).start()
+        self._in_thread(self._lead)
+
+    _ended = threading.Event()
+
+    def _in_thread(self, task: Callable[[], None]) -> None:
+        """Run *task* in an idle thread, or in a new one."""
+        try:
+            seat = self._idle.pop()
+        except IndexError:
+            seat = _Seat()
+            seat.task = task
+            threading.Thread(target=self._work, args=(seat,), name=f"bigm-call {self.name}", daemon=True).start()
+            return
+        seat.task = task
+        seat.ready.release()
+
+    def _work(self, seat: _Seat) -> None:
+        while True:
+            task, seat.task = seat.task, None
+            try:
+                if task is not None:
+                    task()
+            except Exception:
+                logger.exception("bigm: a bug in the server %s", self.name)
+            task = None
+            if self._disowned or (self._closed and not self._peers) or len(self._idle) >= self._limits.idle_threads:
+                return
+            self._idle.append(seat)
+            if not seat.ready.acquire(timeout=60.0):
+                try:
+                    self._idle.remove(seat)
+                except ValueError:  # it was taken just now
+                    seat.ready.acquire()
+                else:
+                    return
+
+    def _watch(self) -> None:
+        """Every millisecond while calls are run: whoever holds the turn for too long loses it."""
+        lull = 0
+        while not self._disowned and not (self._closed and not self._peers):
+            if self._inline is None:
+                lull += 1
+                if lull > 50:
+                    self._watch_wanted.clear()
+                    if self._inline is None:
+                        self._watch_wanted.wait(60.0)
+                    lull = 0
+            else:
+                lull = 0
+            since = self._inline_since
+            _pause(WATCH)
+            if self._inline is not None and self._inline_since == since:
+                self._take_turn(since)
+
+    def _take_turn(self, since: int) -> None:
+        with self._lock:
+            job = self._inline
+            if job is None or self._inline_since != since:
+                return
+            self._inline = None
+            self._turn += 1
+            job.method.slow = True
+            job.method.quick_runs = 0
+        self._in_thread(self._lead)
+
+    # The turn.
+
+    def _lead(self) -> None:
+        """Wait for connections, read, run. Returns when the turn was taken away, or at the end."""
+        with self._lock:
+            turn = self._turn
+        sweep = time.monotonic() + 1.0
+        while not self._disowned:
+            if not self._run_jobs(turn):
+                return
+            self._flush()
+            for fd, mask in self._poller.wait(min(1.0, max(0.05, self._limits.stall / 4))):
+                peer = self._peers.get(fd)
+                if peer is None:
+                    continue
+                if mask & WRITE:
+                    peer.unblock()
+                if mask & ~WRITE:
+                    self._read(peer)
+            now = time.monotonic()
+            if now >= sweep:
+                sweep = now + min(1.0, self._limits.stall / 4)
+                self._sweep(now)
+            if self._closed and not self._peers:
+                return
+
+    def _run_jobs(self, turn: int) -> bool:
+        """Run what was read; False when the turn was lost meanwhile."""
+        jobs = self._jobs
+        count = 0
+        while jobs:
+            try:
+                job = jobs.popleft()
+            except IndexError:
+                break
+            if job.method.slow:
+                self._in_thread(_Run(self, job))
+                continue
+            self._inline_since += 1
+            self._inline = job
+            if not self._watch_wanted.is_set():
+                self._watch_wanted.set()
+            frames = self._run(job)
+            with self._lock:
+                mine = self._turn == turn
+                if mine:
+                    self._inline = None
+            if not mine:
+                self._finish(job, frames)
+                return False
+            self._end(job)
+            if frames:
+                job.peer.connection.enqueue(frames)
+                self._dirty[job.peer] = None
+            count += 1
+            if count % FLUSH_EVERY == 0:
+                self._flush()
+        return True
+
+    def _flush(self) -> None:
+        while self._dirty:
+            try:
+                peer, _ = self._dirty.popitem()
+            except KeyError:
+                return
+            peer.connection.flush()
+
+    def _read(self, peer: _Peer) -> None:
+        try:
+            events = peer.connection.read()
+            if events or peer.connection.decoder.receiving_bulk:
+                peer.progress = time.monotonic()
+            for event in events:
+                self._handle(peer, event)
+        except (Lost, WireError) as e:
+            self._drop(peer, e)
+            return
+        if peer.connection.decoder.receiving_bulk:
+            peer.reading(False)
+            self._in_thread(lambda: self._receive_bulk(peer))
+
+    def _receive_bulk(self, peer: _Peer) -> None:
+        """Receive a big payload, in a thread of its own; then let the turn read this connection again."""
+        connection = peer.connection
+        events: List[wire.Event] = []
+        try:
+            while connection.decoder.receiving_bulk and not peer.closed:
+                if not connection.wait_readable(time.monotonic() + self._limits.stall):
+                    raise Lost(f"nothing arrived for {self._limits.stall:g} s in the middle of a payload")
+                events += connection.read()
+                peer.progress = time.monotonic()
+            for event in events:
+                self._handle(peer, event)
+        except (Lost, WireError) as e:
+            self._drop(peer, e)
+            return
+        peer.reading(True)
+        self._poller.wake()
+
+    def _sweep(self, now: float) -> None:
+        """End connections that have left a frame unfinished for too long."""
+        for peer in list(self._peers.values()):
+            decoder = peer.connection.decoder
+            if decoder.partial and not decoder.receiving_bulk and now - peer.progress > self._limits.stall:
+                self._drop(peer, Lost(f"a frame was left unfinished for {self._limits.stall:g} s"))
+
+    # Events of a connection.
+
+    def _handle(self, peer: _Peer, event: wire.Event) -> None:
+        if isinstance(event, wire.Call):
+            self._accept(peer, event)
+        elif isinstance(event, wire.Cancel):
+            current = peer.jobs.get(event.id)
+            if current is not None:
+                current._cancel()
+            self._drop_parked(peer, event.id)
+        elif isinstance(event, wire.Fetch):
+            self._in_thread(lambda: self._send_parked(peer, event))
+        # A client's goodbye needs no answer: the end of its connection follows.
+
+    def _accept(self, peer: _Peer, call: wire.Call) -> None:
+        """Refuse a call, or make a job of it."""
+        if peer.goodbye:
+            return  # the goodbye told the caller that this call was not started
+        peer.last = max(peer.last, call.id)
+        assert peer.identity is not None
+        deadline = None if call.timeout == _NEVER else time.monotonic() + call.timeout
+        if len(self._running) >= self._limits.in_flight:
+            self._refuse(peer, call.id, wire.BUSY, f"{self.name} has {len(self._running)} calls in flight already")
+            return
+        service, _, name = call.method.rpartition(".")
+        method = self._services.get(service, {}).get(name)
+        if method is None:
+            self._refuse(peer, call.id, wire.NO_SUCH_METHOD, *self._no_such_method(service, name))
+            return
+        if self._authorize is not None:
+            try:
+                self._authorize(peer.identity, service, name)
+            except NotAllowed as e:
+                self._refuse(peer, call.id, wire.NOT_ALLOWED, e.message, e.hint)
+                return
+        current = CurrentCall(peer.identity, call.method, deadline)
+        peer.jobs[call.id] = current
+        self._running[peer.fd, call.id] = current
+        job = _Job(peer, call, method, current)
+        if call.flags & wire.DIRECT:
+            self._in_thread(_Run(self, job))
+        else:
+            self._jobs.append(job)
+
+    def _no_such_method(self, service: str, name: str) -> Tuple[str, str]:
+        if service in self._services:
+            known, text = list(self._services[service]), f"service {service!r} has no public method {name!r}"
+            near = [f"{service}.{each}" for each in difflib.get_close_matches(name, known)]
+        else:
+            known, text = list(self._services), f"there is no service {service!r}"
+            near = [f"{each}.{name}" for each in difflib.get_close_matches(service, known)]
+        if near:
+            return text, f"did you mean {' or '.join(near)}?"
+        return text, f"there {'are' if len(known) != 1 else 'is'} {', '.join(sorted(known)) or 'none'}"
+
+    def _refuse(self, peer: _Peer, id: int, code: int, text: str, hint: str = "") -> None:
+        peer.connection.enqueue(wire.error(id, self.in_flight, code, codec.refusal(text, hint)))
+        self._dirty[peer] = None
+
+    # Running a call.
+
+    def _run(self, job: _Job) -> List[wire.Buffer]:
+        """Run a call; the frames that answer it (none when nobody waits any more)."""
+        call, method, current = job.call, job.method, job.current
+        started = time.monotonic()
+        if current._cancelled:
+            return []
+        if current.deadline is not None and started >= current.deadline:
+            return self._error(call.id, wire.EXPIRED, "its deadline had passed before its turn came")
+        try:
+            args, kwargs = codec.loads(call.segments)
+        except BaseException as e:  # noqa: BLE001  # whatever a user's __setstate__ raises
+            text = f"its arguments cannot be rebuilt on {self.name}: {codec.type_name(type(e))}: {e}"
+            return self._error(call.id, wire.BAD_ARGUMENTS, text)
+        size = wire.size_of(call.segments)
+        call.segments.clear()
+        _local.call = current
+        failed = True
+        segments: Sequence[wire.Buffer] = ()
+        try:
+            segments = codec.dumps_reply(call.method, method.function(*args, **kwargs))
+            failed = False
+            frames = self._reply(job, segments)
+        except NotPicklable as e:
+            frames = self._error(call.id, wire.BAD_REPLY, e.message)
+        except BaseException as e:  # noqa: BLE001  # SystemExit and KeyboardInterrupt too: the server lives on
+            segments = codec.dumps_error(e, self.name)
+            frames = wire.error(call.id, len(self._running) - 1, wire.RAISED, segments)
+        finally:
+            _local.call = None
+        seconds = time.monotonic() - started
+        method.took(seconds)
+        self.stats.record(call.method, seconds, wire.size_of(segments), size, failed)
+        return [] if current._cancelled else frames
+
+    def _reply(self, job: _Job, segments: List[wire.Buffer]) -> List[wire.Buffer]:
+        call = job.call
+        size = wire.size_of(segments)
+        if size <= BULK or call.flags & wire.DIRECT:
+            if size > self._limits.payload:
+                return self._error(call.id, wire.TOO_LARGE, f"a reply of {size} bytes is above the limit")
+            return wire.reply(call.id, len(self._running) - 1, segments)
+        self._log_size(call.method, size)
+        token = secrets.randbits(63) + 1
+        job.peer.parked[token] = (call.id, segments)
+        self._parked[token] = job.peer
+        return [wire.parked(call.id, len(self._running) - 1, token, size)]
+
+    def _error(self, id: int, code: int, text: str) -> List[wire.Buffer]:
+        return wire.error(id, len(self._running) - 1, code, codec.refusal(text))
+
+    def _end(self, job: _Job) -> None:
+        job.peer.jobs.pop(job.call.id, None)
+        self._running.pop((job.peer.fd, job.call.id), None)
+        if job.peer.goodbye and not job.peer.jobs:
+            self._ended.set()
+            if not self._closed:
+                self._dirty[job.peer] = None
+                self._in_thread(lambda: self._end_old(job.peer))
+
+    def _finish(self, job: _Job, frames: List[wire.Buffer]) -> None:
+        """Answer a call from a thread that has not the turn."""
+        if frames:
+            if wire.size_of(frames) > BULK:
+                self._send_big(job.peer, frames)
+            else:
+                job.peer.connection.send(frames)
+        self._end(job)
+
+    def _send_big(self, peer: _Peer, frames: List[wire.Buffer]) -> None:
+        if not peer.connection.send_waiting(frames, time.monotonic() + self._limits.stall):
+            self._drop(peer, Lost(f"it took none of a reply for {self._limits.stall:g} s"))
+
+    def _send_parked(self, peer: _Peer, event: wire.Fetch) -> None:
+        owner = self._parked.get(event.token)
+        if owner is None or owner.identity != peer.identity:
+            self._refuse(peer, event.id, wire.GONE, "the reply is not there any more")
+            peer.connection.flush()
+            return
+        entry = owner.parked.get(event.token)
+        if entry is None:
+            return
+        id, segments = entry
+        self._send_big(peer, wire.reply(event.id, self.in_flight, segments))
+        self._drop_parked(owner, id)
+
+    def _drop_parked(self, peer: _Peer, id: int) -> None:
+        for token, (call, _) in list(peer.parked.items()):
+            if call == id:
+                del peer.parked[token]
+                self._parked.pop(token, None)
+
+    def _log_size(self, method: str, size: int) -> None:
+        now = time.monotonic()
+        if size > self._limits.log_payload and now - self._logged > self._limits.log_every:
+            self._logged = now
+            logger.warning("%s: a reply of %.1f MiB", method, size / 2**20)
+
+    # Connections' beginnings and ends.
+
+    def _welcome(self, peer: _Peer) -> None:
+        """After the handshake: check who it is, greet, and serve."""
+        try:
+            peer.identity = peer_identity(peer.connection.tls, self._credentials.identity.cluster)
+        except WireError as e:
+            peer.connection.send([wire.goodbye(0, str(e))])
+            self._discard(peer)
+            logger.info("%s: %s", self.name, e)
+            return
+        peer.connection.send([wire.hello(self._limits, self.name)])
+        with self._lock:
+            self._peers[peer.fd] = peer
+            old = peer.generation < self._generation or self._closed
+        try:
+            for event in peer.connection.decrypt():
+                self._handle(peer, event)
+        except (Lost, WireError) as e:
+            self._drop(peer, e)
+            return
+        with peer.lock:
+            peer.interest()
+        if old:
+            self._say_goodbye(peer, f"{self.name} has a new identity")
+        self._poller.wake()
+
+    def _say_goodbye(self, peer: _Peer, reason: str) -> None:
+        with peer.lock:
+            if peer.goodbye or peer.closed:
+                return
+            peer.goodbye = True
+        peer.connection.send([wire.goodbye(peer.last, reason)])
+        if not peer.jobs and not self._closed:
+            self._end_old(peer)
+
+    def _end_old(self, peer: _Peer) -> None:
+        peer.connection.flush()
+        peer.connection.end_sending()
+
+    def _drop(self, peer: _Peer, error: BaseException) -> None:
+        """End a connection now; its calls are cancelled."""
+        with peer.lock:
+            if peer.closed:
+                return
+            peer.closed = True
+        if not isinstance(error, Lost) or "unfinished" in str(error):
+            logger.warning("%s: closing the connection of %s: %s", self.name, peer.identity, error)
+            peer.connection.send([wire.goodbye(peer.last, str(error))])
+        with self._lock:
+            if self._peers.get(peer.fd) is peer:
+                del self._peers[peer.fd]
+        for current in list(peer.jobs.values()):
+            current._cancel()
+        for token in list(peer.parked):
+            self._parked.pop(token, None)
+        peer.parked.clear()
+        self._poller.remove(peer.fd)
+        self._discard(peer)
+        self._ended.set()
+
+    def _discard(self, peer: _Peer) -> None:
+        peer.closed = True
+        peer.connection.end_sending()
+        peer.connection.close()
+
+    def _disown(self) -> None:
+        """In a forked child: everything here is the parent's."""
+        self._disowned = self._closed = True
+        for peer in [*self._peers.values(), *self._handshakes.peers()]:
+            peer.closed = True
+            peer.connection.close()
+        self._peers.clear()
+        self._poller.close()
+        self._handshakes.disown()
+
+
+class _Run:
+    """A job as a task for a thread of its own."""
+
+    __slots__ = ("job", "server")
+
+    def __init__(self, server: Server, job: _Job) -> None:
+        self.server = server
+        self.job = job
+
+    def __call__(self) -> None:
+        self.server._finish(self.job, self.server._run(self.job))
+
+
+class _Seat:
+    """Where an idle thread waits for its next task."""
+
+    __slots__ = ("ready", "task")
+
+    def __init__(self) -> None:
+        self.ready = threading.Lock()
+        self.ready.acquire()
+        self.task: Optional[Callable[[], None]] = None
+
+
+class _Handshakes:
+    """All handshakes of a server, in one thread, none of them holding up another."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._lock = threading.Lock()
+        self._new: List[_Peer] = []
+        self._peers: Dict[int, _Peer] = {}
+        self._poller: Optional[Poller] = None
+        self._closed = False
+
+    def peers(self) -> List[_Peer]:
+        return [*self._new, *self._peers.values()]
+
+    def add(self, peer: _Peer) -> None:
+        with self._lock:
+            self._new.append(peer)
+            if self._poller is None:
+                self._poller = Poller()
+                name = f"bigm-handshakes {self._server.name}"
+                threading.Thread(target=self._run, args=(self._poller,), name=name, daemon=True).start()
+            self._poller.wake()
+
+    def close(self) -> None:
+        self._closed = True
+        if self._poller is not None:
+            self._poller.wake()
+
+    def disown(self) -> None:
+        self._closed = True
+        if self._poller is not None:
+            self._poller.close()
+
+    def _run(self, poller: Poller) -> None:
+        while not self._closed:
+            for fd, _ in poller.wait(self._timeout()):
+                peer = self._peers.get(fd)
+                if peer is not None:
+                    self._step(poller, peer)
+            with self._lock:
+                new, self._new = self._new, []
+            for peer in new:
+                self._make_room(poller)
+                self._peers[peer.fd] = peer
+                poller.set(peer.fd, READ)
+            now = time.monotonic()
+            for peer in list(self._peers.values()):
+                if now - peer.opened > self._server._limits.handshake:
+                    self._end(poller, peer, "no handshake within its time")
+        for peer in self.peers():
+            peer.connection.close()
+
+    def _timeout(self) -> float:
+        if not self._peers:
+            return -1.0
+        oldest = min(peer.opened for peer in self._peers.values())
+        return max(0.01, oldest + self._server._limits.handshake - time.monotonic())
+
+    def _make_room(self, poller: Poller) -> None:
+        """Above the limit the one that has been silent the longest goes."""
+        if len(self._peers) >= self._server._limits.handshakes:
+            self._end(poller, min(self._peers.values(), key=lambda peer: peer.opened), "too many handshakes at once")
+
+    def _step(self, poller: Poller, peer: _Peer) -> None:
+        try:
+            if not peer.connection.handshake_step():
+                return
+        except ssl.SSLError as e:
+            self._end(poller, peer, describe_tls_failure(e))
+            return
+        except (Lost, OSError) as e:
+            self._end(poller, peer, str(e))
+            return
+        del self._peers[peer.fd]
+        poller.remove(peer.fd)
+        self._server._welcome(peer)
+
+    def _end(self, poller: Poller, peer: _Peer, why: str) -> None:
+        logger.info("%s: a connection ended before its greeting: %s", self._server.name, why)
+        del self._peers[peer.fd]
+        poller.remove(peer.fd)
+        self._server._discard(peer)
+
+
+_pause_lock = threading.Lock()
+
+
+def _pause(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+_servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for server in list(_servers):
+        server._disown()
+
+
+os.register_at_fork(after_in_child=_after_fork)
