@@ -1,13 +1,12 @@
 """What 200 machines cost the driver: its threads, memory and CPU while their leases are renewed.
 
 Starting 200 agents with workers of their own would measure this computer instead, so one other process serves them all
-(`fleet.py serve`), over loopback and TLS: 200 agents with a port each, whose workers are threads. The driver's side
-(`fleet.py drive`) is bigm as it is, in a process of its own.
+(`fleet.py serve`), over loopback and TLS: real agents with a port each, whose workers are threads, as in the system
+`inprocess`. The driver's side (`fleet.py drive`) is bigm as it is, in a process of its own.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import json
 import socket
@@ -21,16 +20,10 @@ import psutil
 from measure import Row
 
 import bigm
-from bigm.bootstrap.agent import Agent, Workers
-from bigm.bootstrap.loop import Loop
-from bigm.bootstrap.machine import listen
-from bigm.bootstrap.port import Port
-from bigm.bootstrap.records import EXITED, SERVING, Launch, WorkerSample, WorkerSpec, WorkerStatus
+from bigm.bootstrap.records import Launch
 from bigm.errors import SystemFault
-from bigm.rpc.identity import Identity
-from bigm.rpc.tls import Credentials
-from bigm.systems.base import RUNNING, Capabilities, Instance, Launched, Spec, System
-from bigm.worker.worker import Worker
+from bigm.systems.base import Capabilities, Instance, Launched, Spec, System
+from bigm.systems.inprocess import InProcess
 
 FEW, MANY = 10, 200
 SETTLE = 5.0  # seconds after a start, for caches and first renewals
@@ -45,75 +38,15 @@ class Echo:
         return True
 
 
-class Threads(Workers):
-    """Workers that are threads of this process."""
-
-    def __init__(self) -> None:
-        self.workers: dict[int, Worker] = {}
-
-    def attach(self, agent: Agent) -> None:
-        self.agent = agent
-
-    def start(self, specs: Sequence[WorkerSpec]) -> list[WorkerStatus]:
-        return [self._start(spec) for spec in specs]
-
-    def _start(self, spec: WorkerSpec) -> WorkerStatus:
-        worker = Worker(Credentials(Identity.parse(spec.identity), spec.ca, spec.cert, spec.key), procs=spec.procs)
-        worker.imported()
-        self.workers[spec.proc] = worker
-        status = WorkerStatus(spec.proc, 0, SERVING)
-        self.agent.worker_changed(status)
-        return status
-
-    def hand_over(self, proc: int, connection: socket.socket) -> bool:
-        self.workers[proc].adopt(connection)
-        return True
-
-    def end(self, grace: float) -> None:
-        for proc, worker in self.workers.items():
-            worker.close()
-            self.agent.worker_changed(WorkerStatus(proc, 0, EXITED))
-            self.agent.worker_drained(proc)
-
-    def sample(self) -> tuple[WorkerSample, ...]:
-        return ()
-
-
 def serve() -> None:
-    """The other process: on standard input a number and a launch, on standard output the ports; until input ends."""
-    loop = Loop()
-    agents: list[Agent] = []
-
-    def tick() -> None:
-        for agent in agents:
-            agent.tick()
-        loop.after(1.0, tick)
-
-    def more() -> None:
-        line = sys.stdin.readline()
-        if not line:
-            loop.stop()
-            return
+    """The other process: orders on standard input, the instances' locators on standard output; until input ends."""
+    system = InProcess()
+    for line in sys.stdin:
         order = json.loads(line)
-        ports = []
-        for _ in range(order["n"]):
-            listener = listen("127.0.0.1", 0)
-            workers = Threads()
-            agents.append(Agent(Launch.from_json(order["launch"]), workers, finish=lambda: None))
-            Port(
-                listener,
-                loop,
-                deadline=30.0,
-                to_agent=agents[-1].server.adopt,
-                to_worker=workers.hand_over,
-                say=lambda text: None,
-            )
-            ports.append(listener.getsockname()[1])
-        print(json.dumps(ports), flush=True)
-
-    loop.watch(0, more)
-    loop.after(1.0, tick)
-    loop.run()
+        system.open(order["cluster"])
+        launched = system.launch(order["n"], Spec(), Launch.from_json(order["launch"]), order["id"])
+        print(json.dumps([instance.locator for instance in launched.instances]), flush=True)
+    system.close()
 
 
 class Fleet(System):
@@ -124,23 +57,25 @@ class Fleet(System):
 
     def open(self, cluster: str) -> None:
         pipe = subprocess.PIPE
+        self.cluster = cluster
         self.process = subprocess.Popen([sys.executable, __file__, "serve"], stdin=pipe, stdout=pipe, text=True)
         self.launched: dict[str, list[Instance]] = {}
 
     def launch(self, n: int, spec: Spec, boot: Launch, launch_id: str) -> Launched:
         if launch_id not in self.launched:
-            launch = dataclasses.replace(boot, local=True).to_json()
-            print(json.dumps({"n": n, "launch": launch}), file=self.process.stdin, flush=True)
-            ports = json.loads(self.process.stdout.readline())
-            self.launched[launch_id] = [Instance(f"{port}", f"127.0.0.1:{port}") for port in ports]
+            order = {"cluster": self.cluster, "n": n, "launch": boot.to_json(), "id": launch_id}
+            print(json.dumps(order), file=self.process.stdin, flush=True)
+            locators = json.loads(self.process.stdout.readline())
+            self.launched[launch_id] = [Instance(id=locator, locator=locator) for locator in locators]
         return Launched(tuple(self.launched[launch_id]))
 
     def describe(self, ids: Sequence[str] | None = None) -> list[Instance]:
         known = [instance for instances in self.launched.values() for instance in instances]
-        return [dataclasses.replace(one, state=RUNNING) for one in known if ids is None or one.id in ids]
+        return [instance for instance in known if ids is None or instance.id in ids]
 
     def connect(self, instance: Instance, timeout: float) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", int(instance.id)), timeout)
+        host, _, port = instance.locator.rpartition(":")
+        return socket.create_connection((host, int(port)), timeout)
 
     def terminate(self, ids: Iterable[str]) -> dict[str, SystemFault | None]:
         return dict.fromkeys(ids)
