@@ -9,7 +9,6 @@ Source: bigmachine bigmachine.go (B, Start, Dial, Shutdown) and driver/driver.go
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import sys
@@ -104,6 +103,7 @@ class Cluster:
             name=self.name,
             system=system,
             authority=self._authority,
+            agent=b"" if system.capabilities.local else _agent_zip(),
             link=Link(self._authority.driver(), timeouts=settings.timeouts),
             pool=Pool(f"bigm-pool-{self.name}", _THREADS),
             clock=clock,
@@ -331,7 +331,7 @@ class Cluster:
             ca=bootstrap.ca.decode(),
             cert=bootstrap.cert.decode(),
             key=bootstrap.key.decode(),
-            agent_digest="" if local else _agent_digest(),
+            agent_digest=_agent_digest() if self._common.agent else "",
             first_lease=limits.first_lease,
             lifetime=limits.lifetime,
             parent_pipe=self._settings.parent_death,
@@ -456,7 +456,13 @@ def _pickled(name: str, service: object) -> bytes:
         raise
 
 
-def _agent_digest() -> str:
+def _agent_zip() -> bytes:
     from bigm.bootstrap.agentzip import agent_zip  # only systems elsewhere send it
 
-    return hashlib.sha256(agent_zip()).hexdigest()
+    return agent_zip()
+
+
+def _agent_digest() -> str:
+    from bigm.bootstrap.agentzip import agent_digest
+
+    return agent_digest()

@@ -11,6 +11,7 @@ user's keep their traceback.
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import signal
 import sys
@@ -69,7 +70,8 @@ class Session:
 
     def name(self, wanted: str) -> str:
         """*wanted*, or where another cluster of this run has that name, the next number of it."""
-        name = next(name for name in (wanted, *(f"{wanted}-{n}" for n in range(2, 1 << 30))) if name not in self._names)
+        numbered = (f"{wanted}-{number}" for number in itertools.count(2))
+        name = next(name for name in itertools.chain([wanted], numbered) if name not in self._names)
         self._names.add(name)
         return name
 

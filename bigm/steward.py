@@ -90,6 +90,7 @@ class Common:
         name: the cluster's.
         system: where its instances come from.
         authority: its certificate maker.
+        agent: the agent's zip, where instances start with boot; b"" where they start with the agent.
         link: the driver's credentials and timeouts; how to connect is each machine's own.
         pool: threads for what blocks.
         clock: calls what is due.
@@ -102,6 +103,7 @@ class Common:
     name: str
     system: System
     authority: Authority
+    agent: bytes
     link: Link
     pool: Pool
     clock: Clock
@@ -283,12 +285,19 @@ class Steward:
 
     def _reach_agent(self, credentials: Credentials) -> tuple[Client, Info]:
         """Dial until the instance answers, is known to have ended, or has had its time."""
-        timeouts, machine = self._common.timeouts, self.machine
+        timeouts, machine, link = self._common.timeouts, self.machine, self.machine._link
         deadline = time.monotonic() + timeouts.boot
         while True:
             try:
                 return open_agent(
-                    machine._link, machine._locator, credentials, self._bootstrap, name=f"agent of {machine.id}"
+                    lambda timeout: link.connect("", timeout),
+                    link.credentials,
+                    credentials,
+                    self._bootstrap,
+                    name=f"agent of {machine.id}",
+                    agent=self._common.agent,
+                    dial_timeout=timeouts.dial,
+                    timeout=timeouts.enrol,
                 )
             except (OSError, Unreachable) as error:
                 ended = self._ended()
