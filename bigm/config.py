@@ -110,7 +110,7 @@ TEXT = Kind("text", _text)
 TRUTH = Kind("true or false", _truth)
 WHOLE = Kind("a whole number", _whole(-(2**63)))
 COUNT = Kind("a whole number from 1", _whole(1))
-SECONDS = Kind('seconds, as in 90, "90 s", "10 min" or "24 h"', _quantity(_SECONDS), "s")
+SECONDS = Kind('seconds, as in 90, "90 s", "10 min" or "24 h"', _quantity(_SECONDS), "seconds")
 BYTES = Kind('bytes, as in 1048576 or "64 MiB"', lambda value: int(_quantity(_BYTES)(value)), "bytes")
 LIST = Kind("a list of texts", _list)
 PROCS = Kind('a whole number from 1, or "all"', _procs)
@@ -176,12 +176,12 @@ class Settings:
 
 
 class Key(NamedTuple):
-    """One setting that can be given, for documents and completion. `name` is dotted."""
+    """One setting that can be given, for documents and completion. `name` is dotted; `what` says what it is."""
 
     name: str
     kind: Kind
     default: object
-    help: str
+    what: str
 
     @property
     def variable(self) -> str:

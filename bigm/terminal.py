@@ -53,13 +53,21 @@ class Terminal:
         machine_output: "stderr", "stdout" or "off".
         verbosity: "quiet" leaves warnings, "verbose" adds details and the agents' own output.
         environ: `NO_COLOR` and `TERM` are looked up here.
+        stderr: where bigm speaks, asked anew each time: tests, notebooks and editors replace it.
+        stdout: likewise; used only when machines' output is to go there.
     """
 
     def __init__(
-        self, *, machine_output: str = "stderr", verbosity: str = "normal", environ: Mapping[str, str] = os.environ
+        self,
+        *,
+        machine_output: str = "stderr",
+        verbosity: str = "normal",
+        environ: Mapping[str, str] = os.environ,
+        stderr: Callable[[], TextIO | None] = lambda: sys.stderr,
+        stdout: Callable[[], TextIO | None] = lambda: sys.stdout,
     ) -> None:
-        self._own = _Stream("stderr")
-        self._out = None if machine_output == "off" else _Stream(machine_output)
+        self._own = _Stream(stderr)
+        self._out = {"stderr": self._own, "stdout": _Stream(stdout), "off": None}[machine_output]
         self._verbosity = verbosity
         self._dumb = environ.get("TERM", "") in ("dumb", "")
         self._colour = not self._dumb and not environ.get("NO_COLOR")
@@ -182,51 +190,59 @@ class Terminal:
 
 
 class _Stream:
-    """sys.stderr or sys.stdout, whatever it is at the time, written to by whole blocks of bytes."""
+    """Standard error or output, whatever object it is at the time, written to by whole blocks of bytes."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, current: Callable[[], TextIO | None]) -> None:
+        self._current = current
         self._broken: object = None
 
     def is_terminal(self) -> bool:
         try:
-            return bool(self._stream().isatty())
-        except (AttributeError, ValueError):
-            return False  # none at all (a daemon), or closed
+            stream = self._current()
+            return stream is not None and stream.isatty()
+        except ValueError:
+            return False  # closed
 
     def width(self) -> int:
         try:
-            return os.get_terminal_size(self._stream().fileno()).columns or 80
-        except (AttributeError, OSError, ValueError):
+            stream = self._current()
+            return (os.get_terminal_size(stream.fileno()).columns if stream is not None else 0) or 80
+        except (OSError, ValueError):
             return 80
 
     def write(self, data: bytes) -> None:
-        stream = self._stream()
+        stream = self._current()
         if stream is None or stream is self._broken:
             return
         try:
             with _WRITING:
-                stream.flush()
-                if stream is getattr(sys, f"__{self._name}__"):
-                    _write_all(stream.fileno(), data)
-                else:  # replaced: by a test, a notebook, an editor
-                    stream.write(data.decode(errors="replace"))
-                    stream.flush()
+                _write(stream, data)
         except (OSError, ValueError):
             self._broken = stream  # its reader has gone: nobody is left to tell
 
-    def _stream(self) -> TextIO:
-        stream: TextIO = getattr(sys, self._name)
-        return stream
 
-
-def _write_all(fd: int, data: bytes) -> None:
+def _write(stream: TextIO, data: bytes) -> None:
+    with contextlib.suppress(BlockingIOError):
+        stream.flush()
+    fd = _descriptor(stream)
+    if fd is None:
+        stream.write(data.decode(errors="replace"))
+        stream.flush()
+        return
     view = memoryview(data)
     while view:
         try:
             view = view[os.write(fd, view) :]
         except BlockingIOError:  # another program has made the terminal non-blocking
             select.select([], [fd], [], 1.0)
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    """Where bytes can be written past *stream*; None for what is no file: a test's buffer, a notebook's cell."""
+    try:
+        return stream.fileno() if hasattr(stream, "buffer") else None
+    except OSError:
+        return None
 
 
 class _Piece(NamedTuple):

@@ -1,0 +1,129 @@
+"""Prints what documents say of the command and of the keys: `python -m bigm.cli.docs`, in the project's folder.
+
+Rewrites `bigm.yaml.example`, and in docs/ every block between `<!-- NAME -->` and `<!-- end of NAME -->`. A test fails
+when one of them is stale.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+from bigm.cli.app import app
+from bigm.config import BYTES, SECONDS, TEXT, TRUTH, Key, general_keys
+
+_WIDTH = 80
+PAGES = ("docs/cli.md", "docs/configuration.md")
+EXAMPLE = "bigm.yaml.example"
+
+
+def files(folder: Path) -> dict[Path, str]:
+    """Every file that is printed, with what it should hold."""
+    pages = {folder / name: fill((folder / name).read_text(encoding="utf-8")) for name in PAGES}
+    return {**pages, folder / EXAMPLE: example()}
+
+
+def fill(page: str) -> str:
+    """A page with its blocks printed anew."""
+    for name, content in _BLOCKS.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, mark, rest = page.partition(start)
+        if mark:
+            page = f"{before}{start}{content()}\n{end}{rest.partition(end)[2]}"
+    return page
+
+
+def help_pages() -> str:
+    """The help of every command, as it is shown 80 columns wide."""
+    return "\n\n".join(f"## {name}\n\n```text\n{text}\n```" for name, text in _helps(_command(), None, "bigm"))
+
+
+def key_table() -> str:
+    """The table of keys."""
+    rows = ["| key | variable | default | what it is | value |", "| --- | --- | --- | --- | --- |"]
+    for key in general_keys():
+        words = key.kind.unit or key.kind.words
+        rows.append(f"| `{key.name}` | `{key.variable}` | {shown_default(key) or 'none'} | {key.what} | {words} |")
+    return "\n".join(rows)
+
+
+def example() -> str:
+    """The text of bigm.yaml.example: every key, with its default."""
+    lines = [*_EXAMPLE_HEAD.splitlines(), ""]
+    section = ""
+    for key in general_keys():
+        before, _, name = key.name.rpartition(".")
+        if before != section:
+            section = before
+            lines += [f"# {_SECTIONS[before]}", f"{before}:"]
+        indent = "  " if section else ""
+        words = "" if key.kind in (TEXT, TRUTH, SECONDS, BYTES) else f" ({key.kind.words})"
+        lines += textwrap.wrap(key.what + words, 100, initial_indent=indent + "# ", subsequent_indent=indent + "# ")
+        lines += [f"{indent}{name}: {shown_default(key)}".rstrip(), ""]
+    return "\n".join([*lines, _EXAMPLE_END])
+
+
+def shown_default(key: Key) -> str:
+    """The default as one would write it, with its unit; "" for none."""
+    if key.default is None or key.default == "":
+        return ""
+    if isinstance(key.default, bool):
+        return str(key.default).lower()
+    if key.kind is SECONDS:
+        return _with_unit(float(str(key.default)), (("h", 3600), ("min", 60), ("s", 1)))
+    if key.kind is BYTES:
+        return _with_unit(float(str(key.default)), (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)))
+    return str(key.default)
+
+
+def _with_unit(value: float, units: tuple[tuple[str, int], ...]) -> str:
+    unit, size = next((pair for pair in units if value >= 2 * pair[1] and value % pair[1] == 0), units[-1])
+    return f"{value / size:g} {unit}"
+
+
+def _command() -> Any:
+    return typer.main.get_command(app)
+
+
+def _helps(command: Any, parent: Any, name: str) -> Iterator[tuple[str, str]]:
+    context = command.context_class(
+        command, info_name=name, parent=parent, terminal_width=_WIDTH, **command.context_settings
+    )
+    yield context.command_path, command.get_help(context)
+    for child, inner in getattr(command, "commands", {}).items():
+        yield from _helps(inner, context, child)
+
+
+_BLOCKS: dict[str, Callable[[], str]] = {"commands": help_pages, "keys": key_table}
+_SECTIONS = {"timeouts": "Every limit in time. Docs: docs/lifecycle.md."}
+_EXAMPLE_HEAD = """\
+# Every setting of bigm, with its default; printed by `python -m bigm.cli.docs`.
+#
+# Copy what you want to change to bigm.yaml in your project's folder, or to ~/.bigm/config.yaml for all your projects.
+# Arguments of bigm.start, flags of `bigm run` and BIGM_* variables win over files; `bigm config show` tells what holds.
+# Times may be written as 90, 90 s, 10 min or 24 h, sizes as 1048576 or 64 MiB.
+# A key without a value counts as not given."""
+_EXAMPLE_END = """\
+# Named sets of keys that win over the plain ones of the same file: `bigm run --profile big`, or BIGM_PROFILE=big.
+profiles:
+  big:
+    nmach: 50
+    procs: all
+"""
+
+
+def main() -> None:
+    """Rewrite the files in the working folder."""
+    for path, text in files(Path.cwd()).items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(f"rewrote {os.path.relpath(path)}")
+
+
+if __name__ == "__main__":
+    main()
