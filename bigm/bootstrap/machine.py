@@ -39,6 +39,7 @@ def main(command: Callable[[str, int], list[str]] = worker_command) -> None:
     """
     launch = Launch.from_json(sys.stdin.readline())
     listener = listen(launch.host, launch.port)
+    print(json.dumps({"port": listener.getsockname()[1], "pid": os.getpid()}), flush=True)
     become(launch, listener, time.monotonic() + launch.first_lease, command)
 
 
@@ -48,7 +49,7 @@ def become(
     first_lease: float,
     command: Callable[[str, int], list[str]] = worker_command,
 ) -> None:
-    """Be the agent until the machine ends.
+    """Be the agent until the machine ends. The ready line has been printed: clients wait in the backlog.
 
     Args:
         launch: what the machine was given.
@@ -57,10 +58,9 @@ def become(
     """
     folder = launch.folder or tempfile.mkdtemp(prefix="bigm-")
     os.makedirs(folder, mode=0o700, exist_ok=True)
+    _let_go_of_output()
     try:
-        machine = _Machine(launch, listener, first_lease, folder, command)
-        _ready(listener)
-        machine.run()
+        _Machine(launch, listener, first_lease, folder, command).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -138,9 +138,8 @@ class _Machine:
         self.agent.end(Cause.SIGNAL, "the agent was told to end by SIGTERM", grace=_STOP_GRACE)
 
 
-def _ready(listener: socket.socket) -> None:
-    """Say that we listen, and let go of standard output: whoever reads it is not to wait for its end."""
-    print(json.dumps({"port": listener.getsockname()[1], "pid": os.getpid()}), flush=True)
+def _let_go_of_output() -> None:
+    """Whoever read the ready line is not to wait for the end of our standard output."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
     os.close(null)

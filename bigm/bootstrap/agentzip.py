@@ -1,0 +1,90 @@
+"""What the driver sends to an instance: boot as a program, and the agent as a zip of readable source.
+
+Both are deterministic: the same bigm makes the same bytes, so the digest may ride in the launch.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import io
+import json
+import os
+import zipfile
+from dataclasses import asdict
+from typing import Optional
+
+import bigm
+from bigm.bootstrap.records import Launch
+
+BOOT_LIMIT = 4000  # bytes, gzipped, of boot with its certificates: user data has 16 KB, and more to say than this
+ZIP_LIMIT = 64 << 10  # bytes: sent to each instance before anything can begin
+_ENTRY = "bigm.bootstrap.machine"
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+@functools.lru_cache(maxsize=1)
+def agent_zip() -> bytes:
+    """The agent and what it stands on, as a zip that Python can import from."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in _files():
+            entry = zipfile.ZipInfo(f"bigm/{name}", _DATE)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, _source(name), compresslevel=9)
+    return buffer.getvalue()
+
+
+def agent_digest() -> str:
+    """sha256 of `agent_zip`, hexadecimal, for `Launch.agent_digest`."""
+    return hashlib.sha256(agent_zip()).hexdigest()
+
+
+def boot_program(launch: Launch) -> str:
+    """Source of a program that is boot with *launch* in it: for user data, a pipe, or `python3 -I -S -c`."""
+    tree = ast.parse(_source("bootstrap/boot.py"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return f"{ast.unparse(tree)}\nboot(json.loads({json.dumps(asdict(launch))!r}))\n"
+
+
+def _files() -> list[str]:
+    """The files of bigm that `_ENTRY` imports, directly or not, at whatever depth the import stands."""
+    found: set[str] = set()
+    wanted = [_ENTRY]
+    while wanted:
+        module = wanted.pop()
+        name = _file(module)
+        if name is None or name in found:
+            continue
+        found.add(name)
+        wanted.append(module.rpartition(".")[0])
+        for node in ast.walk(ast.parse(_source(name))):
+            if isinstance(node, ast.Import):
+                wanted += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                wanted += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return sorted(found)
+
+
+def _file(module: str) -> Optional[str]:
+    """Path of a module below the package, or None when it is none of ours."""
+    package, *parts = module.split(".")
+    if package != "bigm":
+        return None
+    for name in ("/".join(parts) + ".py", "/".join([*parts, "__init__.py"])):
+        if os.path.isfile(os.path.join(_root(), name)):
+            return name
+    return None
+
+
+def _source(name: str) -> bytes:
+    with open(os.path.join(_root(), name), "rb") as file:
+        return file.read()
+
+
+def _root() -> str:
+    return os.path.dirname(os.path.abspath(bigm.__file__))

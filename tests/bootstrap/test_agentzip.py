@@ -1,0 +1,66 @@
+"""The sizes of what is sent to an instance, and that it is the same each time."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import io
+import subprocess
+import sys
+import zipfile
+
+from bigm.authority import Authority
+from bigm.bootstrap.agentzip import BOOT_LIMIT, ZIP_LIMIT, agent_digest, agent_zip, boot_program
+from bigm.bootstrap.records import Launch
+
+
+def a_launch() -> Launch:
+    authority = Authority()
+    credentials = authority.bootstrap("L0123456789ab")
+    return Launch(
+        cluster=authority.cluster,
+        launch="L0123456789ab",
+        ca=authority.ca.decode(),
+        cert=credentials.cert.decode(),
+        key=credentials.key.decode(),
+        agent_digest=agent_digest(),
+    )
+
+
+def test_boot_with_its_certificates_fits_its_budget(record_property, capsys):
+    size = len(gzip.compress(boot_program(a_launch()).encode(), 9))
+    record_property("boot_bytes_gzipped", size)
+    with capsys.disabled():
+        print(f" [boot with certificates: {size} of {BOOT_LIMIT} bytes gzipped]", end="")
+    assert size < BOOT_LIMIT
+
+
+def test_the_agents_zip_fits_its_budget(record_property, capsys):
+    size = len(agent_zip())
+    record_property("agent_zip_bytes", size)
+    with capsys.disabled():
+        print(f" [agent zip: {size} of {ZIP_LIMIT} bytes]", end="")
+    assert size < ZIP_LIMIT
+
+
+def test_the_agents_zip_is_the_same_each_time_and_holds_readable_source():
+    again = subprocess.run(
+        [sys.executable, "-c", "from bigm.bootstrap.agentzip import agent_digest; print(agent_digest())"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    ).stdout.strip()
+    assert agent_digest() == again
+    with zipfile.ZipFile(io.BytesIO(agent_zip())) as archive:
+        assert b'"""' in archive.read("bigm/bootstrap/agent.py")
+        assert "bigm/bootstrap/boot.py" not in archive.namelist()
+
+
+def test_boot_reads_the_very_launch_it_was_given():
+    launch = dataclasses.replace(a_launch(), folder="/a'b\"c\\d\n")
+    program = boot_program(launch).replace("boot(json", "print(json.dumps(json")[:-1] + ")\n"
+    printed = subprocess.run(
+        [sys.executable, "-I", "-S", "-"], input=program, capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+    assert Launch.from_json(printed) == launch
