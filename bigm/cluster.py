@@ -334,10 +334,10 @@ class Cluster:
             agent_digest=_agent_digest() if self._common.agent else "",
             first_lease=limits.first_lease,
             lifetime=limits.lifetime,
-            parent_pipe=self._settings.parent_death,
             local=local,
             drain=limits.drain,
             linger=limits.linger,
+            log_ring=self._settings.log_ring,
         )
 
     def _appoint(self, launch: str, instances: Sequence[Instance], plan: Plan, bootstrap: Credentials) -> list[Steward]:

@@ -156,9 +156,6 @@ class Settings:
         BYTES,
         "output a machine keeps for a driver that is slow or away; what it has to drop is counted and said",
     )
-    parent_death: bool = _key(
-        True, TRUTH, "machines of `local` end at once when the driver dies; switch it off only to test leases"
-    )
     timeouts: Timeouts = field(default_factory=Timeouts)
     systems: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     home: Path = field(default_factory=Path)
@@ -264,6 +261,17 @@ def keys_of(record: type, prefix: str = "") -> list[Key]:
 def general_keys() -> list[Key]:
     """The keys that do not belong to one system, in the order they are documented."""
     return [*keys_of(Settings), *keys_of(Timeouts, "timeouts.")]
+
+
+def system_keys() -> list[Key]:
+    """The keys of every system that is installed. Imports them all."""
+    from importlib.metadata import entry_points
+
+    found = []
+    for entry in sorted(entry_points(group="bigm.systems")):
+        options = getattr(entry.load(), "Options", None)
+        found += keys_of(options, f"{entry.name}.") if options is not None else []
+    return found
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

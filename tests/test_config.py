@@ -101,12 +101,12 @@ def test_times_carry_units(place: Place, text: str, value: float) -> None:
 
 @pytest.mark.parametrize("word", ["off", "stderr", "stdout"])
 def test_words_are_what_they_look_like_whatever_yaml_thinks_of_them(place: Place, word: str) -> None:
-    place.file(f"machine_output: {word}\nlog_ring: 1 MiB\nparent_death: no\nname: 007")
+    place.file(f"machine_output: {word}\nlog_ring: 1 MiB\nlocal: {{parent_death: no}}\nname: 007")
     settings = place.load()
     assert (word, 2**20, False, "007") == (
         settings.machine_output,
         settings.log_ring,
-        settings.parent_death,
+        settings.systems["local"]["parent_death"],
         settings.name,
     )
 
@@ -198,7 +198,7 @@ def test_the_example_has_every_key_and_says_the_defaults(place: Place) -> None:
 
 def test_every_key_says_what_it_is() -> None:
     assert all(key.what and key.what == key.what.strip(" .") for key in general_keys())
-    assert len({key.name for key in general_keys()}) == len(Timeouts.__dataclass_fields__) + 9
+    assert len({key.name for key in general_keys()}) == len(Timeouts.__dataclass_fields__) + 8
 
 
 def test_importing_it_costs_no_library() -> None:

@@ -149,7 +149,7 @@ class Agent:
         self._linger_until = 0.0
         self._drained = False
         self._finished = False
-        self._ring = Ring(folder)
+        self._ring = Ring(folder, disk_limit=launch.log_ring)
         self._parts = Parts(os.path.join(folder, "parts"))
         self._disk_said = False
         credentials = self._credentials(launch.cert.encode("ascii"), launch.key.encode("ascii"))

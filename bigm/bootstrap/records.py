@@ -39,6 +39,7 @@ class Launch:
         local: the driver runs on this computer too; no cloud instance is to be ended with the machine.
         drain: seconds to wait for the last output of ended workers, which a daemon may hold open.
         linger: seconds for which logs stay readable after the workers have ended, unless `Agent.exit` comes.
+        log_ring: bytes of output kept on disk for a driver that is slow or away.
     """
 
     cluster: str
@@ -56,6 +57,7 @@ class Launch:
     local: bool = False
     drain: float = 5.0
     linger: float = 30.0
+    log_ring: int = 64 * 2**20
 
     def __repr__(self) -> str:
         return f"<Launch {self.launch} of cluster {self.cluster}>"

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bigm.cli.tables import print_table
-from bigm.config import PROJECT_FILE, USER_FILE, Settings, general_keys, home_folder, load, project_file
+from bigm.config import PROJECT_FILE, USER_FILE, Settings, general_keys, home_folder, load, project_file, system_keys
 
 app = typer.Typer(help="Show settings, and where they come from.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -45,13 +45,14 @@ def path() -> None:
 
 
 def values(settings: Settings) -> dict[str, object]:
-    """Every key and its value: the general ones, then the given options of systems."""
+    """Every key and its value: the general ones, then those of systems."""
     found: dict[str, object] = {}
     for key in general_keys():
         section, _, name = key.name.rpartition(".")
         found[key.name] = getattr(settings.timeouts if section else settings, name)
-    for system, options in settings.systems.items():
-        found.update({f"{system}.{name}": value for name, value in options.items()})
+    for key in system_keys():
+        section, _, name = key.name.rpartition(".")
+        found[key.name] = settings.systems.get(section, {}).get(name, key.default)
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import typer.main
 
 from bigm.cli.app import app
-from bigm.config import BYTES, SECONDS, TEXT, TRUTH, Key, general_keys
+from bigm.config import BYTES, SECONDS, TEXT, TRUTH, Key, general_keys, system_keys
 
 _WIDTH = 80
 PAGES = ("docs/cli.md", "docs/configuration.md")
@@ -46,7 +46,7 @@ def help_pages() -> str:
 def key_table() -> str:
     """The table of keys."""
     rows = ["| key | variable | default | what it is | value |", "| --- | --- | --- | --- | --- |"]
-    for key in general_keys():
+    for key in [*general_keys(), *system_keys()]:
         words = key.kind.unit or key.kind.words
         rows.append(f"| `{key.name}` | `{key.variable}` | {shown_default(key) or 'none'} | {key.what} | {words} |")
     return "\n".join(rows)
@@ -56,11 +56,11 @@ def example() -> str:
     """The text of bigm.yaml.example: every key, with its default."""
     lines = [*_EXAMPLE_HEAD.splitlines(), ""]
     section = ""
-    for key in general_keys():
+    for key in [*general_keys(), *system_keys()]:
         before, _, name = key.name.rpartition(".")
         if before != section:
             section = before
-            lines += [f"# {_SECTIONS[before]}", f"{before}:"]
+            lines += [f"# {_SECTIONS.get(before, f'The system {before!r}.')}", f"{before}:"]
         indent = "  " if section else ""
         words = "" if key.kind in (TEXT, TRUTH, SECONDS, BYTES) else f" ({key.kind.words})"
         lines += textwrap.wrap(key.what + words, 100, initial_indent=indent + "# ", subsequent_indent=indent + "# ")

@@ -35,8 +35,17 @@ class Local(System):
     """Agents as child processes of this driver.
 
     Args:
-        parent_death: machines end at once when the driver dies. False leaves only the lease to end them (for tests).
+        parent_death: as the option says.
     """
+
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        """The section `local` of the configuration: the arguments of the system."""
+
+        parent_death: bool = dataclasses.field(
+            default=True,
+            metadata={"what": "machines end at once when the driver dies; switch it off only to test leases"},
+        )
 
     name = "local"
     capabilities = Capabilities(ends="agent", local=True)
