@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bigm.authority import Authority
 from bigm.bootstrap.enrol import open_agent
@@ -31,7 +31,6 @@ from bigm.errors import (
     Unreachable,
     WireError,
 )
-from bigm.keeper import Keeper
 from bigm.leases import Clock, Lease, Leases
 from bigm.lifecycle import Action, Cause, Event, Phase, State, Timeouts, step
 from bigm.machine import Machine
@@ -44,6 +43,9 @@ from bigm.runs import Run
 from bigm.systems.base import ENDED, Instance, System
 from bigm.terminal import Output
 from bigm.watch import Watch
+
+if TYPE_CHECKING:
+    from bigm.keeper import Keeper  # only systems elsewhere need one
 
 _LOOK_FIRST = 0.02  # seconds after which a broken watch is tried again; doubled from there
 _LOOK_MOST = 5.0
