@@ -45,7 +45,7 @@ def test_bigpi_on_local_machines_prints_what_it_has_always_printed():
 
 def test_bigpi_runs_in_process():
     shown = run(*BIGM, "run", "--system", "inprocess", "--nmach", "2", BIGPI, "-n", "100000")
-    assert re.fullmatch(expected(2, 100000, r"inprocess:\d+"), shown.stdout)
+    assert re.fullmatch(expected(2, 100000, r"127\.0\.0\.1:\d+"), shown.stdout)
 
 
 def test_bigpi_is_a_plain_python_program_too(monkeypatch: pytest.MonkeyPatch):
