@@ -20,6 +20,12 @@ class Split(NamedTuple):
     program: str | None
     arguments: list[str]
 
+    @property
+    def lacks_value(self) -> bool:
+        """Whether the last option stands without its value."""
+        words = iter(self.options)
+        return any(word in WITH_VALUE and next(words, None) is None for word in words)
+
 
 def split_arguments(line: Sequence[str]) -> Split:
     """Split what follows `bigm run`.

@@ -17,8 +17,9 @@ from typer.core import TyperCommand
 
 from bigm.cli import probe
 from bigm.cli.arguments import split_arguments
-from bigm.config import FLAGS_VARIABLE, Settings, load, nearest
+from bigm.config import DEFAULT, FLAGS_VARIABLE, Settings, load, nearest
 from bigm.errors import ProgramError
+from bigm.systems.base import find_system
 
 _PROBE_TIME = 60.0  # seconds for another interpreter to start and import bigm
 
@@ -28,9 +29,9 @@ class RunCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Hand bigm's options to the parser first, then the program and its arguments, untouched."""
-        options, program, arguments = split_arguments(args)
-        own = [] if program is None else ["--", program, *arguments]
-        return super().parse_args(ctx, [*options, *own])
+        split = split_arguments(args)
+        own = ["--", split.program, *split.arguments] if split.program is not None and not split.lacks_value else []
+        return super().parse_args(ctx, [*split.options, *own])
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """What the line looks like."""
@@ -85,6 +86,8 @@ def run(
     flags = {key: value for key, value in given.items() if value is not None}
     environ = dict(os.environ)
     settings = load(environ={**environ, FLAGS_VARIABLE: json.dumps(flags)})
+    if settings.origin("system") != DEFAULT:
+        find_system(settings.system)
     plan = make_plan(program, arguments or [], module=module, python=python, environ=environ)
     note = check(plan, settings.verbosity == "verbose")
     if dry_run:
