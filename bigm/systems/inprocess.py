@@ -41,7 +41,7 @@ class ManualClock:
         return self._now
 
     def turn(self, seconds: float) -> None:
-        """Let *seconds* pass."""
+        """Let *seconds* pass; on return every machine has noticed what is due."""
         self._now += seconds
         for listener in list(self._listeners):
             listener()
@@ -131,8 +131,8 @@ class InProcess(System):
             self._loop = self._thread = None
 
     def _tick(self) -> None:
-        for machine in self._all():
-            machine.wake()
+        if self._loop is not None:
+            self._loop.do(lambda: [machine.tick() for machine in self._all()], _END_TIMEOUT)
 
     def _all(self) -> list[_Machine]:
         with self._lock:
@@ -167,7 +167,7 @@ class _Machine:
 
     def wake(self) -> None:
         """Let the agent look at the clock, soon."""
-        self._loop.soon(self._tick)
+        self._loop.soon(self.tick)
 
     def end(self, reason: str) -> None:
         """Be gone: port, connections and workers. Returns when it is so; a method that runs is left to itself."""
@@ -194,13 +194,14 @@ class _Machine:
     def _to_worker(self, proc: int, connection: socket.socket) -> None:
         self._workers.hand_over(proc, connection)
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Let the agent look at the clock. On the loop's thread."""
         if self._ended.is_set():
             return
         due, now = self.agent.tick(), self._clock()
         if not isinstance(self._clock, ManualClock) and not now < self._armed <= due:
             self._armed = due  # one timer is enough: a lease that was renewed only moves it
-            self._loop.after(max(0.0, due - now), self._tick)
+            self._loop.after(max(0.0, due - now), self.tick)
 
     def _finished(self) -> None:
         # Not here: the last replies are still leaving, and we may be on the loop's own thread.
