@@ -132,7 +132,11 @@ class InProcess(System):
 
     def _tick(self) -> None:
         if self._loop is not None:
-            self._loop.do(lambda: [machine.tick() for machine in self._all()], _END_TIMEOUT)
+            self._loop.do(self._tick_all, _END_TIMEOUT)
+
+    def _tick_all(self) -> None:
+        for machine in self._all():
+            machine.tick()
 
     def _all(self) -> list[_Machine]:
         with self._lock:
