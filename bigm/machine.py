@@ -1,8 +1,8 @@
 """A machine as the driver sees it: its state, its calls, its end. What brings it there is in `bigm.steward`.
 
 Calls wait for RUNNING, and fail at once with the machine's cause when it is STOPPED: those in flight too, because its
-connections are closed with that error. A connection that is lost while the machine may still live is not judged here
-but by the agent, which is the parent of the workers and knows (`Machine._explain`).
+connections are closed with that error. When a connection is lost while the machine may still live, its calls wait for
+a verdict: the agent, which is the parent of the workers, knows whether one died.
 
 Source: bigmachine machine.go, Machine.
 """
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from bigm.bootstrap.records import Disk, Info, Memory, Sample
-from bigm.errors import BigmError, ConfigError, DeadlineExceeded, MachineStopped, MayHaveRun, Unreachable, WireError
+from bigm.errors import BigmError, ConfigError, DeadlineExceeded, MachineStopped
 from bigm.leases import Lease
 from bigm.lifecycle import Cause, Phase, State
 from bigm.peer import Link, Peer
@@ -32,6 +32,7 @@ class Machine(Peer):
         board: notified whenever a machine of the cluster has changed its state.
         stop: ends the machine for the given cause; None for a machine that is not owned.
         procs: workers it has; 0 while that is not known.
+        doubt: told of a client some of whose calls were lost; must `resolve` them unless the machine stops before.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class Machine(Peer):
         board: threading.Condition,
         stop: Callable[[Cause], None] | None = None,
         procs: int = 0,
+        doubt: Callable[[Client], None] | None = None,
     ) -> None:
         super().__init__(addr, link)
+        self._doubt = doubt
         self.owned = stop is not None
         self.hostname = ""
         self.maxprocs = procs
@@ -192,11 +195,3 @@ class Machine(Peer):
         error = MachineStopped(f"machine {self.addr} stopped: {cause.sentence}", cause=cause)
         error.__cause__ = self.error
         return error
-
-    def _explain(self, error: WireError) -> BaseException:
-        """What to raise for a call whose connection was lost: the machine's end, if that was it."""
-        if not isinstance(error, (MayHaveRun, Unreachable)) or not self.owned:
-            return error
-        with self._board:
-            self._board.wait_for(lambda: self.state is State.STOPPED, self._link.timeouts.verdict)
-        return self._stopped() if self.state is State.STOPPED else error

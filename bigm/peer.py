@@ -165,6 +165,7 @@ class Peer(Calls):
         self.id = machine
         self.stats = CallStats()
         self._link = link
+        self._doubt: Optional[Callable[[Client], None]] = None
         self._locator = locator
         self._lock = threading.Lock()
         self._clients: tuple[Client, ...] = ()
@@ -230,6 +231,7 @@ class Peer(Calls):
             name=name,
             dial_timeout=limits.dial if to_agent else None,
             stats=None if to_agent else self.stats,
+            doubt=None if to_agent else self._doubt,
         )
 
     def _add_workers(self, procs: int) -> tuple[Client, ...]:
@@ -283,7 +285,7 @@ class Peer(Calls):
 
     def _learn_workers(self, gate: concurrent.futures.Future[None], reply: CallFuture) -> None:
         try:
-            self._clients = self._add_workers(reply.result().procs)
+            self._clients = self._add_workers(reply.result().procs) or self._refuse()
         except BigmError as error:
             with self._lock:
                 self._gate = None  # the next call asks again

@@ -152,7 +152,8 @@ class Session:
         except (KeyboardInterrupt, SystemExit) as error:  # the second signal: the machines were ended at once
             self._end_now(exit_status(error))
         finally:
-            self.run.finish(self._status, self._error)
+            if self.run.folder.is_dir():  # not removed meanwhile, as a test's is
+                self.run.finish(self._status, self._error)
 
     def _end_now(self, status: int) -> NoReturn:
         self.run.finish(status, "interrupted")

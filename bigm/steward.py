@@ -155,7 +155,7 @@ class Steward:
         self._supervisors: tuple[Client, ...] = ()
         self._look_again = _LOOK_FIRST
         link = replace(common.link, connect=lambda _, timeout: common.system.connect(instance, timeout))
-        self.machine = Machine(f"{instance.locator}/{machine}", link, board=board, stop=self.stop)
+        self.machine = Machine(f"{instance.locator}/{machine}", link, board=board, stop=self.stop, doubt=self._doubt)
 
     def __repr__(self) -> str:
         return f"<Steward of {self.machine!r}>"
@@ -451,6 +451,10 @@ class Steward:
     def _lease_cause(self) -> Cause:
         lease = self.machine._lease
         return Cause.SLEPT if lease and self._common.clock.slept(2 * lease.seconds) > lease.seconds else Cause.LEASE
+
+    def _doubt(self, client: Client) -> None:
+        """Calls were lost. If a worker died, its agent's report is on its way; else nothing will be known."""
+        self._common.clock.after(self._common.timeouts.verdict, client.resolve)
 
     def _unhealthy(self, text: str) -> None:
         self._common.run.event("unhealthy", machine=self.label, text=text)

@@ -74,7 +74,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Info:
-    """What a machine is. Constant as long as it lives.
+    """What a machine is. Constant once its workers are started.
 
     Args:
         identity: the agent's name in its certificate.
@@ -88,6 +88,7 @@ class Info:
         hostname: the computer's own name.
         folder: where the machine keeps its state.
         mark: value of BIGM_MACHINE in the environment of everything this machine started.
+        procs: workers it was told to start; 0 before.
     """
 
     identity: str
@@ -101,6 +102,7 @@ class Info:
     hostname: str
     folder: str
     mark: str
+    procs: int = 0
 
 
 @dataclass(frozen=True)
