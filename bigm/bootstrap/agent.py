@@ -198,6 +198,7 @@ class Agent:
             hostname=socket.gethostname(),
             folder=self._folder,
             mark=self._mark,
+            procs=len(self._statuses),
         )
 
     def ping(self) -> float:
@@ -371,7 +372,10 @@ class Agent:
         return now + MAX_LEASE
 
     def close(self) -> None:
-        """Let go of the log's files. The server is closed by whoever runs it."""
+        """Let go of the log's files and of whoever still watches. The server is closed by whoever runs it."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
         self._ring.close()
 
     # what its workers and its port call

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from dataclasses import asdict
 from typing import Optional
 
@@ -26,15 +27,17 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 @functools.lru_cache(maxsize=1)
 def agent_zip() -> bytes:
-    """The agent and what it stands on, as a zip that Python can import from."""
+    """The agent and what it stands on: a zip that Python can import from, compressed as a whole.
+
+    One stream over all files is a sixth smaller than a stream for each.
+    """
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in _files():
             entry = zipfile.ZipInfo(f"bigm/{name}", _DATE)
-            entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, _source(name), compresslevel=9)
-    return buffer.getvalue()
+            archive.writestr(entry, _source(name))
+    return zlib.compress(buffer.getvalue(), 9)
 
 
 def agent_digest() -> str:
@@ -52,7 +55,7 @@ def boot_program(launch: Launch) -> str:
 
 
 def _files() -> list[str]:
-    """The files of bigm that `_ENTRY` imports, directly or not, at whatever depth the import stands."""
+    """The files of bigm that `_ENTRY` imports, directly or not."""
     found: set[str] = set()
     wanted = [_ENTRY]
     while wanted:
@@ -62,12 +65,21 @@ def _files() -> list[str]:
             continue
         found.add(name)
         wanted.append(module.rpartition(".")[0])
-        for node in ast.walk(ast.parse(_source(name))):
-            if isinstance(node, ast.Import):
-                wanted += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                wanted += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        wanted += _imports(ast.parse(_source(name)))
     return sorted(found)
+
+
+def _imports(tree: ast.AST) -> list[str]:
+    """What may be a module in the imports of a source, at whatever depth they stand; not those for type checkers."""
+    found: list[str] = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            found += _imports(node)
+    return found
 
 
 def _file(module: str) -> Optional[str]:

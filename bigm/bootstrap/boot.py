@@ -3,8 +3,8 @@
 `bigm.bootstrap.agentzip.boot_program` makes one self-contained program of this file's source and a launch, so nothing
 here may import bigm before the agent has come. The driver is believed for its certificate, the agent for its digest.
 
-Wire: TLS 1.3 with ALPN "bigm-boot/1". The driver sends 8 bytes of length, big-endian, and the agent's zip; boot answers
-"ok" when it has the digest of the launch, and closes. From then on the same port is the agent's.
+Wire: TLS 1.3 with ALPN "bigm-boot/1". The driver sends 8 bytes of length, big-endian, and what `agent_zip`
+makes; boot answers "ok" when it has the digest of the launch, and closes. From then on the same port is the agent's.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from typing import Any
 
 PATIENCE = 60  # seconds without a byte before a connection is given up
@@ -59,7 +60,7 @@ def boot(launch: "dict[str, Any]") -> None:
     launch["folder"] = launch["folder"] or tempfile.mkdtemp(prefix="bigm-")
     path = os.path.join(launch["folder"], "agent.zip")
     with open(path, "wb") as file:
-        file.write(agents[0])
+        file.write(zlib.decompress(agents[0]))
     sys.path.insert(0, path)
     from bigm.bootstrap import machine, records
 

@@ -118,17 +118,8 @@ class Machine:
         worker = self.place.authority.worker(self.name, proc)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **fields.pop("env", {})}
         main = Main("module", fields.pop("main", ""))
-        return WorkerSpec(
-            proc,
-            sys.executable,
-            worker.identity.uri,
-            worker.ca,
-            worker.cert,
-            worker.key,
-            main,
-            env=environment,
-            **fields,
-        )
+        pem = (worker.ca, worker.cert, worker.key)
+        return WorkerSpec(proc, sys.executable, worker.identity.uri, *pem, main, env=environment, **fields)
 
     def start_workers(self, *specs: WorkerSpec) -> Client:
         """Start workers (one tiny one by default); returns a client to the first."""
@@ -188,6 +179,8 @@ def alive(pid: int) -> bool:
 
 def all_gone(*pids: int, timeout: float = 5.0) -> None:
     """Wait until none of *pids* lives."""
-    eventually(
-        lambda: not [pid for pid in pids if alive(pid)], timeout, lambda: f"of {pids} live {list(filter(alive, pids))}"
-    )
+
+    def left() -> list[int]:
+        return [pid for pid in pids if alive(pid)]
+
+    eventually(lambda: not left(), timeout, lambda: f"of {pids} these still live: {left()}")

@@ -8,6 +8,7 @@ import io
 import subprocess
 import sys
 import zipfile
+import zlib
 
 from bigm.authority import Authority
 from bigm.bootstrap.agentzip import BOOT_LIMIT, ZIP_LIMIT, agent_digest, agent_zip, boot_program
@@ -52,7 +53,7 @@ def test_the_agents_zip_is_the_same_each_time_and_holds_readable_source():
         check=True,
     ).stdout.strip()
     assert agent_digest() == again
-    with zipfile.ZipFile(io.BytesIO(agent_zip())) as archive:
+    with zipfile.ZipFile(io.BytesIO(zlib.decompress(agent_zip()))) as archive:
         assert b'"""' in archive.read("bigm/bootstrap/agent.py")
         assert "bigm/bootstrap/boot.py" not in archive.namelist()
 
