@@ -104,6 +104,8 @@ class MachineStopped(WireError):
     def __init__(self, message: str = "", *, cause: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.cause = cause
+        if cause == "lifetime":
+            self.exit_code = 79
 
 
 class IdentityError(WireError):
