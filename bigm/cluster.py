@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bigm import config
 from bigm.authority import Authority
@@ -34,6 +34,9 @@ from bigm.session import Session, program, session
 from bigm.steward import Common, Pings, Plan, Steward
 from bigm.systems.base import Instance, Spec, System, find_system
 from bigm.worker import program as on_machines
+
+if TYPE_CHECKING:
+    from bigm.keeper import Keeper
 
 _THREADS = 32  # for what blocks shortly: dialling, enrolling, ending; machines wait their turn
 _RESERVED = ("Supervisor", "Agent")
@@ -108,7 +111,7 @@ class Cluster:
             pool=Pool(f"bigm-pool-{self.name}", _THREADS),
             clock=clock,
             leases=Leases(clock, settings.timeouts),
-            keeper=None,
+            keeper=None if system.capabilities.local else self._keeper(),
             run=self._session.run,
             output=self._session.open(self),
         )
@@ -247,6 +250,11 @@ class Cluster:
         return list(self._left or ())
 
     # --- starting
+
+    def _keeper(self) -> Keeper:
+        from bigm.keeper import Keeper  # only systems elsewhere need one
+
+        return Keeper(self._authority.keeper(), self._settings.timeouts)
 
     def _check_open(self) -> None:
         if os.getpid() != self._pid:
@@ -398,6 +406,8 @@ class Cluster:
         left = [Leftover(steward.machine, error) for steward in self._stewards if (error := steward.left())]
         try:
             self._common.clock.close()
+            if self._common.keeper is not None:
+                self._common.keeper.close()
             self._system.close()
         finally:
             for steward in self._stewards:

@@ -1,8 +1,8 @@
 """Leases: what keeps machines alive as long as their driver is, renewed by one thread however many there are.
 
-Every agent ends its machine when its lease was not renewed in time. For machines on this computer the driver renews by
-itself; for those elsewhere its keeper does (`bigm.keeper`), which no code of the user's can hold up. Renewals are calls
-that nobody waits for. The interval grows with the number of machines, so that their cost does not.
+Every agent ends its machine when its lease was not renewed in time. The driver renews by calls that nobody waits for;
+the interval grows with the number of machines, so that their cost does not. For machines elsewhere the keeper renews
+too (`bigm.keeper`), which no code of the user's can hold up; so a driver that comes late has lost nothing until told.
 
 A computer that sleeps stops CLOCK_MONOTONIC but not CLOCK_BOOTTIME: the difference tells a lid that was closed from a
 network that was lost.
@@ -95,7 +95,7 @@ class Lease:
     Args:
         agent: the client to renew it by.
         seconds: its length.
-        lost: called once, in the thread of the clock, when it was not renewed for as long as that.
+        lost: called once, in the thread of the clock, when all renewals failed for as long as that.
         unhealthy: called with the agent's words when memory begins to be short.
     """
 
@@ -115,6 +115,7 @@ class Lease:
         self.renewed = time.monotonic()
         self.next = time.monotonic()
         self.healthy = True
+        self.failing = False
 
     def __repr__(self) -> str:
         return f"<Lease of {self.seconds:g} s, renewed {time.monotonic() - self.renewed:.1f} s ago>"
@@ -124,7 +125,9 @@ class Lease:
         try:
             granted: records.Lease = reply.result()
         except BigmError:
-            return  # the next one may reach it; until when, the lease's length says
+            self.failing = True  # the next one may reach it; until when, the lease's length says
+            return
+        self.failing = False
         self.renewed = sent
         self.times.append(time.monotonic() - sent)
         if self.healthy and not granted.healthy:
@@ -156,7 +159,7 @@ class Leases:
         if lease not in self._held:
             return
         now = time.monotonic()
-        if now - lease.renewed > lease.seconds:
+        if lease.failing and now - lease.renewed > lease.seconds:
             self._held.discard(lease)
             lease.lost()
             return

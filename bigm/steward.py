@@ -96,8 +96,8 @@ class Common:
         link: the driver's credentials and timeouts; how to connect is each machine's own.
         pool: threads for what blocks.
         clock: calls what is due.
-        leases: renews them, unless there is a keeper.
-        keeper: renews those of machines elsewhere.
+        leases: renews them.
+        keeper: renews them too, where machines are elsewhere.
         run: keeps events, journal and logs.
         output: shows output, and writes it to the logs.
     """
@@ -325,6 +325,8 @@ class Steward:
         )
         self.machine._lease = lease
         common.leases.hold(lease)
+        if common.keeper is not None:
+            common.keeper.add(self.machine.id, self.machine._locator, lease.seconds)
 
     def _spawn(self) -> None:
         plan, common, machine = self._plan, self._common, self.machine
@@ -494,6 +496,8 @@ class Steward:
             supervisor.close()
         self._silence_agent(common.timeouts.grace if graceful else 0.0)
         common.leases.drop(machine._lease)
+        if common.keeper is not None:
+            common.keeper.remove(machine.id)
         machine._agent.close()
         self._terminate()
 

@@ -69,11 +69,12 @@ class Mortal(Counter):
     def crash(self) -> None:
         ctypes.string_at(0)
 
-    def daemon(self) -> int:
-        """A process of its own session and group, with nothing of ours open."""
-        if pid := os.fork():
+    def daemon(self) -> None:
+        """Leave a process behind that has a session and a group of its own."""
+        pid = os.fork()
+        if pid:
             os.waitpid(pid, 0)
-            return 0
+            return
         os.setsid()
         if os.fork():
             os._exit(0)
