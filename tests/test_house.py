@@ -192,7 +192,9 @@ def _silent_members(cls: type) -> Iterator[str]:
 
 @pytest.mark.parametrize("folder", OWN, ids=lambda path: path.name)
 def test_every_file_says_what_it_is_for(folder: Path):
-    assert [] == [str(path.relative_to(ROOT)) for path in sources(folder) if not ast.get_docstring(_parse(path))]
+    """A test module may leave it out: its name says whose tests they are."""
+    files = [path for path in sources(folder) if not path.name.startswith("test_")]
+    assert [] == [str(path.relative_to(ROOT)) for path in files if not ast.get_docstring(_parse(path))]
 
 
 def _parse(path: Path) -> ast.Module:
@@ -207,8 +209,11 @@ def _calls(path: Path, *names: str) -> Iterator[ast.Call]:
 
 
 def test_every_sleep_says_why_it_is_one():
+    """But for those of the programs and services that tests run, where sleeping is the work."""
     wrong = []
     for path in sources(*OWN):
+        if ROOT / "tests" in path.parents and not re.match("test_|conftest|waiting", path.name):
+            continue
         lines = path.read_text().splitlines()
         for call in _calls(path, "time.sleep", "sleep"):
             named = call.args and re.fullmatch("_?[A-Z_]+", ast.unparse(call.args[0]))  # a constant tells its reason
@@ -254,6 +259,30 @@ def test_nothing_of_one_computer_is_in_the_repository():
             if pattern.search(line):
                 wrong.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
     assert [] == wrong
+
+
+def defined(path: Path) -> set[str]:
+    """Names of a module's classes and functions, and "Class.method"."""
+    found = set()
+    for node in ast.walk(_parse(path)):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef)}
+    return found
+
+
+def test_the_architecture_names_what_exists():
+    """Each file it names is there; each name behind a file's colon, or in brackets after it, is defined somewhere."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    files = set(re.findall(r"`(bigm/[\w/]+\.py)`", text))
+    assert [] == [file for file in files if not (ROOT / file).exists()]
+    pairs = re.findall(r"`(bigm/[\w/]+\.py)`:\s+`([\w.]+)`", text)
+    assert len(pairs) > 20
+    assert [] == [(file, name) for file, name in pairs if name not in defined(ROOT / file)]
+    everywhere = set().union(*(defined(path) for path in sources()))
+    methods = set(re.findall(r"`([A-Z]\w+\.\w+)(?:\(.*?\))?`", text))
+    assert [] == sorted(methods - everywhere)
 
 
 @pytest.mark.slow
