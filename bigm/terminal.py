@@ -76,6 +76,7 @@ class Terminal:
         self._live: Callable[[], str] | None = None
         self._live_since = 0.0
         self._drawn = ""
+        self._warned = ""
         self.restless = False
         """Something here changes with time alone, so that `tick` must be called a few times a second."""
         self.wake: Callable[[], None] = lambda: None
@@ -100,8 +101,11 @@ class Terminal:
             self._say(text)
 
     def warn(self, text: str) -> None:
-        """Something the user must know, whatever the verbosity."""
-        self._say(text)
+        """Something the user must know, whatever the verbosity; said once, though a program may die of it next."""
+        with self._lock:
+            if text != self._warned:
+                self._warned = text
+                self._say(text)
 
     @contextlib.contextmanager
     def live(self, status: Callable[[], str]) -> Iterator[None]:

@@ -69,7 +69,7 @@ def _row(run: RunInfo, machines: Sequence[MachineInfo]) -> tuple[str, ...]:
 
 
 def _machine_row(run: RunInfo, machine: MachineInfo) -> tuple[str, ...]:
-    state, cause = machine.state, machine.text or machine.cause
+    state, cause = machine.state, machine.text.removeprefix(f"machine {machine.addr} stopped: ") or machine.cause
     if run.state == DIED and not machine.until:
         state, cause = "unknown", "its driver died; it ends with its lease at the latest"
     end = machine.until or run.ended or time.time()
