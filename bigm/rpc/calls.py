@@ -5,16 +5,18 @@ A reader *settles* a call with an outcome that is still bytes; whoever waits for
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, List, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from bigm.rpc import wire
 
 if TYPE_CHECKING:
+    import asyncio
+
     from bigm.rpc.client import Channel, Client
 
 NEVER = float("inf")
@@ -67,7 +69,7 @@ class Pending:
         """Take the outcome; only once, by whoever took the call out of its channel."""
         raise NotImplementedError
 
-    def frame(self, id: int, flags: int) -> List[wire.Buffer]:
+    def frame(self, id: int, flags: int) -> list[wire.Buffer]:
         """The call as buffers to send."""
         if self.token:
             return [wire.fetch(id, self.token)]
@@ -158,8 +160,8 @@ class CallFuture(concurrent.futures.Future):  # type: ignore[type-arg]  # generi
             self._condition.notify_all()
         if self._done is not None:
             self._client._io.post(lambda: self._done(self) if self._done else None)
-        if self._done_callbacks:
-            run_callback(self._invoke_callbacks)
+        if self._done_callbacks:  # type: ignore[attr-defined]  # not in typeshed
+            run_callback(self._invoke_callbacks)  # type: ignore[attr-defined]
 
 
 class FutureCall(Pending):
@@ -212,7 +214,7 @@ class Inbox:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._lock = threading.Lock()
-        self._settled: List[AwaitedCall] = []
+        self._settled: list[AwaitedCall] = []
 
     def put(self, call: AwaitedCall) -> None:
         with self._lock:
@@ -234,7 +236,7 @@ class Inbox:
 
 _callbacks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 _callback_lock = threading.Lock()
-_callback_threads: List[threading.Thread] = []
+_callback_threads: list[threading.Thread] = []
 
 
 def run_callback(callback: Callable[[], None]) -> None:

@@ -16,7 +16,6 @@ the server's goodbye says so. Otherwise it fails with MayHaveRun, unless it is i
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import socket
@@ -24,7 +23,8 @@ import ssl
 import threading
 import time
 import weakref
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from bigm.errors import (
     BigmError,
@@ -50,6 +50,9 @@ from bigm.rpc.stats import CallStats
 from bigm.rpc.tls import Credentials, client_context
 from bigm.rpc.wire import BULK, Limits
 
+if TYPE_CHECKING:
+    import asyncio
+
 BULK_CONNECTIONS = 4  # at most, per client; more gained nothing on two cores
 SENDS = 5  # times a call is sent at most when connection after connection is lost before it starts
 
@@ -66,13 +69,13 @@ class Channel:
         self.flags = flags
         self.fd = connection.fd
         self.lock = threading.Lock()
-        self.pending: Dict[int, Pending] = {}
+        self.pending: dict[int, Pending] = {}
         self.closed = False
         self._retired = False
         self._leading = False
         self._watched = False
         self._blocked = False
-        self._waiting: Dict[int, WaitingCall] = {}
+        self._waiting: dict[int, WaitingCall] = {}
         self._uses = 0
         self._uses_seen = 0
         self._last_started = -1
@@ -169,20 +172,6 @@ class Channel:
                     return
             if self.pending and not self._watched and not self.closed:
                 self._set_watched(True)
-
-    def read_received(self) -> None:
-        """Let the events flow that came together with the handshake's end; then hand the reading on."""
-        with self.lock:
-            self._leading = True
-        try:
-            for event in self.connection.decrypt():
-                self._handle(event)
-        except Lost as e:
-            self._lost(str(e))
-        except WireError as e:
-            self._lost(str(e), e)
-        finally:
-            self._leave()
 
     def _handle(self, event: wire.Event) -> None:
         if isinstance(event, (wire.Reply, wire.Error, wire.Parked)):
@@ -304,7 +293,7 @@ class Channel:
 
 
 class Client:
-    """Calls to one process (an agent or a worker): dials lazily, redials, keeps big payloads off the way of small calls.
+    """Calls to one process (an agent or a worker): dials lazily, redials, keeps big payloads out of small calls' way.
 
     Args:
         connect: connects a raw socket within the given number of seconds.
@@ -317,6 +306,8 @@ class Client:
         limits: what is accepted.
         stats: where calls are counted.
         check: an extra test after the handshake; raises IdentityError.
+        doubt: called with this client, quickly, by any thread, when a call was lost and somebody else can tell whether
+            the other side is gone for good. Such calls wait for `close`, which gives them its error, or `resolve`.
     """
 
     def __init__(
@@ -331,6 +322,7 @@ class Client:
         limits: Optional[Limits] = None,
         stats: Optional[CallStats] = None,
         check: Optional[Callable[[Tls], None]] = None,
+        doubt: Optional[Callable[[Client], None]] = None,
     ) -> None:
         self.name = name
         self.stats = stats or CallStats()
@@ -341,6 +333,7 @@ class Client:
         self._dial_timeout = dial_timeout
         self._limits = limits or Limits()
         self._check = check
+        self._doubt = doubt
         self._context: Optional[ssl.SSLContext] = None
         self._io = io or shared()
         self._error: Optional[BaseException] = None
@@ -351,14 +344,15 @@ class Client:
         self._lock = threading.Lock()
         self._id = 0
         self._main: Optional[Channel] = None
-        self._bulk: List[Channel] = []
+        self._bulk: list[Channel] = []
         self._bulk_dials = 0
         self._others: weakref.WeakSet[Channel] = weakref.WeakSet()  # retired, still waiting for replies
-        self._dialling: List[socket.socket] = []
+        self._dialling: list[socket.socket] = []
         self._dial_running = False
-        self._early: List[Pending] = []  # calls made before there is a connection
+        self._early: list[Pending] = []  # calls made before there is a connection
+        self._doubtful: list[tuple[Pending, WireError]] = []  # calls that are lost, as it seems
         self._inboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Inbox] = weakref.WeakKeyDictionary()
-        self._fetching: Dict[Pending, WaitingCall] = {}
+        self._fetching: dict[Pending, WaitingCall] = {}
         self._logged = 0.0
         self._payload = wire.Limits().payload
 
@@ -378,7 +372,7 @@ class Client:
     def call(
         self,
         method: str,
-        args: Tuple[Any, ...] = (),
+        args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] = {},
         *,
         timeout: Optional[float] = None,
@@ -403,7 +397,7 @@ class Client:
     def submit(
         self,
         method: str,
-        args: Tuple[Any, ...] = (),
+        args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] = {},
         *,
         timeout: Optional[float] = None,
@@ -419,7 +413,7 @@ class Client:
     def submit_internal(
         self,
         method: str,
-        args: Tuple[Any, ...] = (),
+        args: tuple[Any, ...] = (),
         *,
         timeout: Optional[float] = None,
         done: Callable[[CallFuture], None],
@@ -432,7 +426,7 @@ class Client:
     async def acall(
         self,
         method: str,
-        args: Tuple[Any, ...] = (),
+        args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] = {},
         *,
         timeout: Optional[float] = None,
@@ -440,6 +434,8 @@ class Client:
     ) -> Any:
         """Call and await the result. Arguments and errors as `call`; cancelling the task cancels the call."""
         segments = codec.dumps_call(method, args, kwargs)
+        import asyncio  # here, since a worker that never awaits must not pay for it
+
         loop = asyncio.get_running_loop()
         with interrupts.deferred():
             inbox = self._inboxes.get(loop)
@@ -449,7 +445,7 @@ class Client:
             self._dispatch(call)
         try:
             await call.future
-        except asyncio.CancelledError:
+        except BaseException:
             self._abandon(call)
             raise
         assert call.outcome is not None
@@ -463,6 +459,7 @@ class Client:
             self._error = error or Unreachable(f"cannot call {self.name}: the client is closed")
             channels = [*self._bulk, *self._others, *([self._main] if self._main else [])]
             early, self._early = self._early, []
+            doubtful, self._doubtful = self._doubtful, []
             dialling, self._dialling = self._dialling, []
         for sock in dialling:
             _shutdown(sock)
@@ -470,8 +467,15 @@ class Client:
             if not channel.closed:
                 channel.connection.send([wire.goodbye(0, "closed")])
                 channel.shut()
-        for call in early:
+        for call in [*early, *(call for call, _ in doubtful)]:
             self._settle(call, self._error)
+
+    def resolve(self) -> None:
+        """The other side is not known to be gone: calls that were in doubt fail with their own errors."""
+        with self._lock:
+            doubtful, self._doubtful = self._doubtful, []
+        for call, error in doubtful:
+            call.settle(error)
 
     # Waiting for one call in this thread.
 
@@ -489,6 +493,9 @@ class Client:
                     channel.send(call)
                 else:
                     self._dispatch(call)
+            return self._wait(call)
+        except Unreachable as e:  # a bulk connection could not be dialled
+            self._settle(call, e)
             return self._wait(call)
         except BaseException:
             self._abandon(call)
@@ -560,7 +567,7 @@ class Client:
                 channel.connection.send_waiting(self._mark(call, channel), call.deadline)
                 return
 
-    def _mark(self, call: Pending, channel: Channel) -> List[wire.Buffer]:
+    def _mark(self, call: Pending, channel: Channel) -> list[wire.Buffer]:
         frame = call.frame(call.id, channel.flags)
         call.position = channel.connection.enqueued + wire.size_of(frame)
         return frame
@@ -597,7 +604,6 @@ class Client:
             finally:
                 with self._lock:
                     self._bulk_dials -= 1
-            channel.read_received()
             return channel
 
     # Dialling.
@@ -630,7 +636,6 @@ class Client:
                     call.wake()
             else:
                 self._dispatch(call)
-        channel.read_received()
 
     def _dial(self, deadline: float, flags: int) -> Channel:
         """Connect, shake hands, see that it is who we expect, and wait for the greeting."""
@@ -657,7 +662,7 @@ class Client:
         if self._context is None:
             self._context = client_context(self._credentials)
         decoder = wire.Decoder(self._limits, wire.FROM_SERVER)
-        channels: List[Channel] = []
+        channels: list[Channel] = []
         connection = Connection(
             sock,
             self._context,
@@ -714,7 +719,21 @@ class Client:
                 target=self._run_fetch, args=(call, outcome), name=f"bigm-bulk {self.name}", daemon=True
             ).start()
             return
+        if self._doubt is not None and isinstance(outcome, (MayHaveRun, Unreachable)) and self._error is None:
+            self._hold(call, outcome)
+            return
         call.settle(outcome)
+
+    def _hold(self, call: Pending, error: WireError) -> None:
+        """Let a call that seems to be lost wait for what its owner finds out."""
+        with self._lock:
+            held, gone = not self._doubtful, self._error
+            if gone is None:
+                self._doubtful.append((call, error))
+        if gone is not None:
+            call.settle(gone)
+        elif held and self._doubt is not None:
+            self._doubt(self)
 
     def _run_fetch(self, call: Pending, parked: wire.Parked) -> None:
         try:
@@ -816,7 +835,7 @@ class Client:
         self._reset()
 
 
-_ERRORS: Dict[int, Callable[..., BigmError]] = {
+_ERRORS: dict[int, Callable[..., BigmError]] = {
     wire.BUSY: Busy,
     wire.NO_SUCH_METHOD: NoSuchMethod,
     wire.NOT_ALLOWED: NotAllowed,

@@ -13,10 +13,11 @@ import io
 import json
 import pickle
 import traceback
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, Optional, Union
 
 from bigm.errors import BigmError, NotPicklable, ServiceError, WireError
-from bigm.rpc.wire import MAX_SEGMENTS, Buffer
+from bigm.rpc.wire import MAX_SEGMENTS, Buffer, method_name
 
 OUT_OF_BAND = 16 * 1024  # bytes; smaller buffers are copied into the pickle, which is cheaper than a segment
 _EMPTY = pickle.dumps(((), {}), 5)
@@ -43,12 +44,14 @@ class RemoteTraceback(Exception):
         return f'on {self.machine}:\n"""\n{self.text}"""'
 
 
-def dumps_call(method: str, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> List[Buffer]:
+def dumps_call(method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Buffer]:
     """The arguments of a call as segments.
 
     Raises:
         NotPicklable: names the argument and the path to what cannot be pickled.
+        ProtocolError: the method's name is too long.
     """
+    method_name(method)
     if not args and not kwargs:
         return [_EMPTY]
     try:
@@ -57,7 +60,7 @@ def dumps_call(method: str, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) ->
         raise _not_picklable(f"cannot call {method}", _arguments(args, kwargs), e) from e
 
 
-def dumps(value: Any, what: str) -> List[Buffer]:
+def dumps(value: Any, what: str) -> list[Buffer]:
     """Any value as segments; *what* names it in the error ("service 'PI'").
 
     Raises:
@@ -69,7 +72,7 @@ def dumps(value: Any, what: str) -> List[Buffer]:
         raise _not_picklable(f"cannot send {what}", [(what, value)], e) from e
 
 
-def dumps_reply(method: str, value: Any) -> List[Buffer]:
+def dumps_reply(method: str, value: Any) -> list[Buffer]:
     """A method's result as segments. Raises NotPicklable as `dumps` does."""
     if value is None:
         return [_NONE]
@@ -89,7 +92,7 @@ def loads(segments: Sequence[Buffer]) -> Any:
     return pickle.loads(segments[0], buffers=segments[1:])
 
 
-def dumps_error(error: BaseException, machine: str) -> List[Buffer]:
+def dumps_error(error: BaseException, machine: str) -> list[Buffer]:
     """An exception as segments: its text as JSON, and its pickle when it has one that may be raised in the caller.
 
     Not raised there as themselves: SystemExit and its like, which would end the caller; and errors of the wire, which
@@ -102,21 +105,21 @@ def dumps_error(error: BaseException, machine: str) -> List[Buffer]:
         "machine": machine,
         "hint": error.hint if isinstance(error, BigmError) else "",
     }
-    segments: List[Buffer] = [json.dumps(info).encode()]
+    segments: list[Buffer] = [json.dumps(info).encode()]
     if isinstance(error, Exception) and not isinstance(error, WireError):
         try:
             segments.append(_dumps_exception(error))
-        except Exception:  # noqa: BLE001  # whatever a user's __reduce__ does; the text is enough
+        except Exception:  # noqa: BLE001, S110  # whatever a user's __reduce__ does; the text is enough
             pass
     return segments
 
 
-def refusal(text: str, hint: str = "") -> List[Buffer]:
+def refusal(text: str, hint: str = "") -> list[Buffer]:
     """The payload of an ERROR frame that is no exception of the user's: a message and what to try."""
     return [json.dumps({"text": text, "hint": hint}).encode()]
 
 
-def read_refusal(segments: Sequence[Buffer]) -> Tuple[str, str]:
+def read_refusal(segments: Sequence[Buffer]) -> tuple[str, str]:
     """Message and hint of `refusal`."""
     info = _info(segments)
     return info.get("text", ""), info.get("hint", "")
@@ -143,13 +146,13 @@ def loads_error(segments: Sequence[Buffer]) -> BaseException:
     return error
 
 
-def type_name(cls: Type[Any]) -> str:
+def type_name(cls: type[Any]) -> str:
     """A class's name as tracebacks print it."""
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _dumps(value: Any) -> List[Buffer]:
-    segments: List[Buffer] = [b""]
+def _dumps(value: Any) -> list[Buffer]:
+    segments: list[Buffer] = [b""]
 
     def keep_inside(buffer: pickle.PickleBuffer) -> bool:
         try:
@@ -165,7 +168,7 @@ def _dumps(value: Any) -> List[Buffer]:
     return segments
 
 
-def _info(segments: Sequence[Buffer]) -> Dict[str, str]:
+def _info(segments: Sequence[Buffer]) -> dict[str, str]:
     try:
         info = json.loads(bytes(segments[0]))
     except ValueError:
@@ -207,7 +210,7 @@ def _dumps_exception(error: BaseException) -> bytes:
     return stream.getvalue()
 
 
-def _reduces_as_base(cls: Type[BaseException]) -> bool:
+def _reduces_as_base(cls: type[BaseException]) -> bool:
     return (
         cls.__reduce__ is BaseException.__reduce__
         and cls.__reduce_ex__ is object.__reduce_ex__
@@ -215,10 +218,10 @@ def _reduces_as_base(cls: Type[BaseException]) -> bool:
     )
 
 
-def _rebuild_exception(cls: Type[BaseException], args: Tuple[Any, ...], state: Dict[str, Any]) -> BaseException:
+def _rebuild_exception(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
     builtin = next(base for base in cls.__mro__ if base.__module__ == "builtins")
-    error: BaseException = builtin.__new__(cls, *args)  # type: ignore[call-overload]  # the nearest built-in exception
-    builtin.__init__(error, *args)
+    error: BaseException = builtin.__new__(cls, *args)
+    builtin.__init__(error, *args)  # type: ignore[misc]  # the nearest built-in one, on purpose
     error.__dict__.update(state)
     return error
 
@@ -226,12 +229,12 @@ def _rebuild_exception(cls: Type[BaseException], args: Tuple[Any, ...], state: D
 # What cannot be pickled, and where it is.
 
 
-def _arguments(args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> List[Tuple[str, Any]]:
+def _arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
     named = [(f"argument {i + 1}", value) for i, value in enumerate(args)]
     return named + [(f"argument {name!r}", value) for name, value in kwargs.items()]
 
 
-def _not_picklable(attempt: str, roots: Sequence[Tuple[str, Any]], error: BaseException) -> NotPicklable:
+def _not_picklable(attempt: str, roots: Sequence[tuple[str, Any]], error: BaseException) -> NotPicklable:
     for name, value in roots:
         failure = _failure(value)
         if failure is not None:
@@ -240,7 +243,7 @@ def _not_picklable(attempt: str, roots: Sequence[Tuple[str, Any]], error: BaseEx
     return NotPicklable(f"{attempt}: {_text_of(error)}")
 
 
-def _search(path: str, value: Any, failure: BaseException) -> Tuple[str, BaseException]:
+def _search(path: str, value: Any, failure: BaseException) -> tuple[str, BaseException]:
     """Follow what cannot be pickled down to the innermost part that cannot."""
     for _ in range(_DEPTH):
         for name, part in _parts(value):
@@ -253,7 +256,7 @@ def _search(path: str, value: Any, failure: BaseException) -> Tuple[str, BaseExc
     return path, failure
 
 
-def _parts(value: Any) -> List[Tuple[str, Any]]:
+def _parts(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, Mapping):
         return [(f"[{key!r}]", part) for key, part in value.items()]
     if isinstance(value, (list, tuple)):

@@ -21,13 +21,16 @@ import ssl
 import threading
 import time
 from collections import deque
-from typing import Callable, Deque, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Callable, Optional
 
 from bigm.rpc.interrupts import waiting
 from bigm.rpc.wire import CHUNK, Buffer, Decoder, Event
 
 _DONTWAIT = socket.MSG_DONTWAIT
 _SMALL_READ = 64 * 1024  # bytes; what is received at once when no big payload is on its way
+_STINT = 1 << 20  # bytes; a writer that does not wait looks after others when it has written as much
+_FOREVER = float("inf")
 _JOIN = 64 * 1024  # bytes; small frames are joined up to this size and encrypted together
 
 
@@ -70,8 +73,9 @@ class Connection:
         )
         self._tls_lock = threading.Lock()
         self._out_lock = threading.Lock()
-        self._out: Deque[Buffer] = deque()
+        self._out: deque[Buffer] = deque()
         self._writing = False
+        self._ending = False
         self._cipher: Optional[memoryview] = None  # encrypted and not sent; belongs to the writer
         self._cipher_plain = 0
         self._enqueued = 0
@@ -144,13 +148,11 @@ class Connection:
 
     def wait_readable(self, deadline: float) -> bool:
         """Wait until there is something to read; False when *deadline* passed first. Ctrl-C is let through here."""
-        if self._incoming.pending and not self.tls.pending():
-            pass  # part of a record: the rest must come from the socket
-        timeout = None if deadline == float("inf") else max(0.0, deadline - time.monotonic()) * 1000
+        timeout = None if deadline == _FOREVER else max(0.0, deadline - time.monotonic()) * 1000
         with waiting():
             return bool(self._poll.poll(timeout))
 
-    def read(self) -> List[Event]:
+    def read(self) -> list[Event]:
         """What has arrived, without waiting.
 
         Raises:
@@ -168,15 +170,15 @@ class Connection:
         self._incoming.write(data)
         return self.decrypt()
 
-    def decrypt(self) -> List[Event]:
+    def decrypt(self) -> list[Event]:
         """Events of what was received already; `read` does this, but what came with the handshake needs it once."""
-        events: List[Event] = []
+        events: list[Event] = []
         decoder, tls, incoming = self.decoder, self.tls, self._incoming
         try:
             while True:
                 room = decoder.buffer()
                 with self._tls_lock:
-                    size = tls.read(len(room), room)  # type: ignore[call-overload]  # typeshed wants a bytearray
+                    size: int = tls.read(len(room), room)  # type: ignore[assignment]  # bytes, says typeshed
                 if not size:
                     raise Lost("the other side ended the TLS session")
                 self.bytes_in += size
@@ -187,6 +189,16 @@ class Connection:
             return events
         except ssl.SSLError as e:
             raise Lost(f"TLS failed: {e.reason or e}") from e
+
+    def discard(self) -> None:
+        """Read and throw away, so that a reset does not overtake our goodbye. Raises Lost at the end."""
+        try:
+            if not self.sock.recv(_SMALL_READ, _DONTWAIT):
+                raise Lost("the connection ended")
+        except BlockingIOError:
+            pass
+        except OSError as e:
+            raise Lost(str(e)) from e
 
     # Sending: any thread.
 
@@ -209,8 +221,15 @@ class Connection:
         if self._begin_writing() and not self._write():
             self._on_blocked()
 
-    def send_waiting(self, buffers: Sequence[Buffer], deadline: float) -> bool:
-        """Send a frame and wait until it is gone; False when *deadline* passed first (the rest is sent later)."""
+    def send_waiting(self, buffers: Sequence[Buffer], deadline: float, stall: float = _FOREVER) -> bool:
+        """Send a frame and wait until it is gone.
+
+        Args:
+            deadline: monotonic, or inf.
+            stall: seconds within which the other side must take some of it.
+        Returns:
+            False when one of the two ran out first; the rest is sent later.
+        """
         position = self.enqueue(buffers)
         if not self._begin_writing():
             return True  # another thread writes, and will write this too
@@ -220,7 +239,7 @@ class Connection:
                 done = self._write()
                 if self._sent >= position:
                     break
-                if not done and not self._wait_writable(deadline):
+                if not done and not self._wait_writable(min(deadline, time.monotonic() + stall)):
                     return False
             return True
         finally:
@@ -239,13 +258,21 @@ class Connection:
             return True
 
     def _write(self) -> bool:
-        """The writer's loop; True when nothing is left (then nobody writes any more), False when the socket is full."""
+        """The writer's loop; True when nothing is left (then nobody writes any more), False when the socket is full.
+
+        Also False after a while of writing, so that nobody is kept by what others queue.
+        """
+        end = self._sent + _STINT
         while True:
             if self._cipher is not None and not self._send_cipher():
+                return False
+            if self._sent > end:
                 return False
             with self._out_lock:
                 if not self._out:
                     self._writing = False
+                    if self._ending:
+                        self._end_sending()
                     return True
                 plain = self._take()
             self._cipher_plain = len(plain)
@@ -296,7 +323,7 @@ class Connection:
     def _wait_writable(self, deadline: float) -> bool:
         poll = select.poll()
         poll.register(self.sock, select.POLLOUT)
-        timeout = None if deadline == float("inf") else max(0.0, deadline - time.monotonic()) * 1000
+        timeout = None if deadline == _FOREVER else max(0.0, deadline - time.monotonic()) * 1000
         with waiting():
             return bool(poll.poll(timeout))
 
@@ -310,7 +337,13 @@ class Connection:
             pass
 
     def end_sending(self) -> None:
-        """Say that nothing more will come; what is on its way still arrives."""
+        """Say that nothing more will come, after what is queued. Any thread."""
+        with self._out_lock:
+            self._ending = True
+            if not self._writing and not self._out:
+                self._end_sending()
+
+    def _end_sending(self) -> None:
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any, Callable, Dict, List, Optional, Tuple, Type
+from typing import Any, Callable, Optional
 
 Handler = Callable[[int, Optional[FrameType]], Any]
 
@@ -25,8 +25,8 @@ class _State:
     def __init__(self) -> None:
         self.deferred = False
         self.waiting = False
-        self.noted: List[Tuple[int, Optional[FrameType]]] = []
-        self.handlers: Dict[int, Handler] = {}
+        self.noted: list[tuple[int, Optional[FrameType]]] = []
+        self.handlers: dict[int, Handler] = {}
 
 
 _state = _State()
@@ -82,7 +82,7 @@ def _run_noted() -> None:
 class deferred:
     """A section in which signals are only noted. In other threads than the main one it does nothing."""
 
-    __slots__ = ("_outer", "_main")
+    __slots__ = ("_main", "_outer")
 
     def __enter__(self) -> None:
         self._main = in_main_thread()
@@ -91,7 +91,7 @@ class deferred:
             _state.deferred = True
 
     def __exit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         if self._main:
             _state.deferred = self._outer
@@ -114,7 +114,7 @@ class waiting:
                 _state.waiting = True
 
     def __exit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         if self._main:
             _state.waiting = False

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import Callable, Deque, Dict, List, Optional, Protocol, Set
+from typing import Callable, Optional, Protocol
 
 from bigm.rpc.poller import WRITE, Poller
 
@@ -55,10 +55,10 @@ class IOThread:
 
     def _reset(self) -> None:
         self.poller = Poller()
-        self._channels: Dict[int, Watched] = {}
-        self._dirty: Deque[Watched] = deque()
-        self._posted: Deque[Callable[[], None]] = deque()
-        self._unwatched: Set[Watched] = set()
+        self._channels: dict[int, Watched] = {}
+        self._dirty: deque[Watched] = deque()
+        self._posted: deque[Callable[[], None]] = deque()
+        self._unwatched: set[Watched] = set()
         self._next_deadline = _FOREVER
         self._thread: Optional[threading.Thread] = None
         self._ticking = False
@@ -158,7 +158,7 @@ class IOThread:
     def _expire(self) -> None:
         self._next_deadline = _FOREVER
         now = time.monotonic()
-        later: List[float] = [channel.expire(now) for channel in list(self._channels.values())]
+        later: list[float] = [channel.expire(now) for channel in list(self._channels.values())]
         self.deadline(min(later, default=_FOREVER))
 
     def _disown(self) -> None:
@@ -169,7 +169,7 @@ class IOThread:
 
 
 _all: weakref.WeakSet[IOThread] = weakref.WeakSet()
-_shared: List[IOThread] = []
+_shared: list[IOThread] = []
 _shared_lock = threading.Lock()
 
 

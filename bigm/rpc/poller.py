@@ -9,7 +9,6 @@ import os
 import select
 import selectors
 import threading
-from typing import List, Tuple
 
 READ = select.POLLIN
 WRITE = select.POLLOUT
@@ -26,18 +25,21 @@ class Poller:
         self._backend = _Epoll() if hasattr(select, "epoll") else _Selector()
         self._backend.set(self._wake_read, READ)
         self._woken = False
+        self._closed = False
 
     def set(self, fd: int, interest: int) -> None:
         """Watch *fd* for READ, WRITE, both or (0) for nothing but its end."""
-        self._backend.set(fd, interest)
+        if not self._closed:
+            self._backend.set(fd, interest)
 
     def remove(self, fd: int) -> None:
         """Forget *fd*; before it is closed."""
-        self._backend.remove(fd)
+        if not self._closed:
+            self._backend.remove(fd)
 
     def wake(self) -> None:
         """Make the current or the next `wait` return at once. Any thread."""
-        if self._woken:
+        if self._woken or self._closed:
             return
         self._woken = True
         try:
@@ -45,7 +47,7 @@ class Poller:
         except BlockingIOError:  # it is as awake as it can be
             pass
 
-    def wait(self, timeout: float) -> List[Tuple[int, int]]:
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
         """Descriptors and what they are ready for, after at most *timeout* seconds (negative: no limit)."""
         ready = self._backend.wait(timeout)
         if self._woken:
@@ -58,7 +60,8 @@ class Poller:
         return ready
 
     def close(self) -> None:
-        """Let go of the descriptors of its own."""
+        """Let go of its own descriptors. By who waits, or when nobody does; then nothing else has an effect."""
+        self._closed = True
         self._backend.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
@@ -80,7 +83,7 @@ class _Epoll:
         except (FileNotFoundError, ValueError):
             pass
 
-    def wait(self, timeout: float) -> List[Tuple[int, int]]:
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
         return self._epoll.poll(timeout)
 
     def close(self) -> None:
@@ -108,7 +111,7 @@ class _Selector:
     def remove(self, fd: int) -> None:
         self.set(fd, 0)
 
-    def wait(self, timeout: float) -> List[Tuple[int, int]]:
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
         ready = self._selector.select(timeout if timeout >= 0 else None)
         return [
             (key.fd, (READ if mask & selectors.EVENT_READ else 0) | (WRITE if mask & selectors.EVENT_WRITE else 0))

@@ -16,21 +16,19 @@ small calls never wait for them.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import os
-import secrets
 import socket
 import ssl
-import sys
 import threading
 import time
 import weakref
 from collections import deque
-from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequence, Tuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Callable, Optional
 
-from bigm.errors import NotAllowed, NotPicklable, WireError
+from bigm.errors import NotAllowed, NotPicklable, ProtocolError, WireError
 from bigm.rpc import codec, wire
 from bigm.rpc.connection import Connection, Lost, describe_tls_failure
 from bigm.rpc.identity import Identity, peer_identity
@@ -150,10 +148,11 @@ class _Peer:
         self.opened = time.monotonic()
         self.progress = self.opened  # when bytes last arrived
         self.identity: Optional[Identity] = None
-        self.jobs: Dict[int, CurrentCall] = {}
-        self.parked: Dict[int, Tuple[int, List[wire.Buffer]]] = {}  # token: (call, segments)
+        self.jobs: dict[int, CurrentCall] = {}
+        self.parked: dict[int, tuple[int, list[wire.Buffer]]] = {}  # token: (call, segments)
         self.last = 0
         self.goodbye = False
+        self.doomed = 0.0  # when it was told to go for breaking the rules
         self.closed = False
         self.lock = threading.Lock()
         self._reading = True
@@ -227,25 +226,26 @@ class Server:
         self._limits = limits or Limits()
         self._context = context or server_context(credentials)
         self._generation = 0
-        self._services: Dict[str, Dict[str, _Method]] = {}
+        self._services: dict[str, dict[str, _Method]] = {}
         self._lock = threading.Lock()
         self._poller = Poller()
-        self._peers: Dict[int, _Peer] = {}
-        self._running: Dict[Tuple[int, int], CurrentCall] = {}
+        self._peers: dict[int, _Peer] = {}
+        self._running: dict[tuple[int, int], CurrentCall] = {}
         self._serial = 0
-        self._parked: Dict[int, _Peer] = {}
-        self._jobs: Deque[_Job] = deque()
-        self._dirty: Dict[_Peer, None] = {}
+        self._parked: dict[int, _Peer] = {}
+        self._jobs: deque[_Job] = deque()
+        self._dirty: dict[_Peer, None] = {}
         self._turn = 0  # who has it: a number that grows each time it is given away
         self._inline: Optional[_Job] = None
         self._inline_since = 0
         self._handshakes = _Handshakes(self)
-        self._idle: Deque[_Seat] = deque()
+        self._idle: deque[_Seat] = deque()
         self._threads = 0
         self._closed = False
         self._disowned = False
         self._started = False
         self._watch_wanted = threading.Event()
+        self._ended = threading.Event()  # a call or a connection has ended
         self._logged = 0.0
         _servers.add(self)
 
@@ -263,7 +263,7 @@ class Server:
         if name in self._services:
             return
         names = methods if methods is not None else [each for each in dir(service) if not each.startswith("_")]
-        table: Dict[str, _Method] = {}
+        table: dict[str, _Method] = {}
         for each in names:
             if isinstance(inspect.getattr_static(service, each, None), property):
                 continue
@@ -319,6 +319,12 @@ class Server:
         self._handshakes.close()
         self._watch_wanted.set()
         self._poller.wake()
+        with self._lock:  # from here on no thread sits down
+            idle = [self._idle.pop() for _ in range(len(self._idle))]
+        for seat in idle:
+            seat.ready.release()
+        if not self._started:
+            self._poller.close()
 
     # Threads.
 
@@ -327,11 +333,8 @@ class Server:
             if self._started:
                 return
             self._started = True
-            self._ended = threading.Event()
         threading.Thread(target=self._watch, name=f"bigm-watch {self.name}", daemon=True).start()
         self._in_thread(self._lead)
-
-    _ended = threading.Event()
 
     def _in_thread(self, task: Callable[[], None]) -> None:
         """Run *task* in an idle thread, or in a new one."""
@@ -354,9 +357,10 @@ class Server:
             except Exception:
                 logger.exception("bigm: a bug in the server %s", self.name)
             task = None
-            if self._disowned or (self._closed and not self._peers) or len(self._idle) >= self._limits.idle_threads:
-                return
-            self._idle.append(seat)
+            with self._lock:
+                if self._closed or len(self._idle) >= self._limits.idle_threads:
+                    return
+                self._idle.append(seat)
             if not seat.ready.acquire(timeout=60.0):
                 try:
                     self._idle.remove(seat)
@@ -379,7 +383,7 @@ class Server:
             else:
                 lull = 0
             since = self._inline_since
-            _pause(WATCH)
+            time.sleep(WATCH)
             if self._inline is not None and self._inline_since == since:
                 self._take_turn(since)
 
@@ -418,6 +422,7 @@ class Server:
                 sweep = now + min(1.0, self._limits.stall / 4)
                 self._sweep(now)
             if self._closed and not self._peers:
+                self._poller.close()
                 return
 
     def _run_jobs(self, turn: int) -> bool:
@@ -444,10 +449,10 @@ class Server:
             if not mine:
                 self._finish(job, frames)
                 return False
-            self._end(job)
             if frames:
                 job.peer.connection.enqueue(frames)
                 self._dirty[job.peer] = None
+            self._end(job)  # after its answer was queued: `close` ends connections on which nothing runs
             count += 1
             if count % FLUSH_EVERY == 0:
                 self._flush()
@@ -463,13 +468,19 @@ class Server:
 
     def _read(self, peer: _Peer) -> None:
         try:
+            if peer.doomed:
+                peer.connection.discard()
+                return
             events = peer.connection.read()
             if events or peer.connection.decoder.receiving_bulk:
                 peer.progress = time.monotonic()
             for event in events:
                 self._handle(peer, event)
-        except (Lost, WireError) as e:
-            self._drop(peer, e)
+        except Lost:
+            self._drop(peer)
+            return
+        except WireError as e:
+            self._doom(peer, str(e))
             return
         if peer.connection.decoder.receiving_bulk:
             peer.reading(False)
@@ -478,18 +489,20 @@ class Server:
     def _receive_bulk(self, peer: _Peer) -> None:
         """Receive a big payload, in a thread of its own; then let the turn read this connection again."""
         connection = peer.connection
-        events: List[wire.Event] = []
+        events: list[wire.Event] = []
         try:
             while connection.decoder.receiving_bulk and not peer.closed:
                 if not connection.wait_readable(time.monotonic() + self._limits.stall):
-                    raise Lost(f"nothing arrived for {self._limits.stall:g} s in the middle of a payload")
+                    raise ProtocolError(f"nothing arrived for {self._limits.stall:g} s in the middle of a payload")
                 events += connection.read()
                 peer.progress = time.monotonic()
             for event in events:
                 self._handle(peer, event)
-        except (Lost, WireError) as e:
-            self._drop(peer, e)
+        except Lost:
+            self._drop(peer)
             return
+        except WireError as e:
+            self._doom(peer, str(e))
         peer.reading(True)
         self._poller.wake()
 
@@ -497,8 +510,11 @@ class Server:
         """End connections that have left a frame unfinished for too long."""
         for peer in list(self._peers.values()):
             decoder = peer.connection.decoder
-            if decoder.partial and not decoder.receiving_bulk and now - peer.progress > self._limits.stall:
-                self._drop(peer, Lost(f"a frame was left unfinished for {self._limits.stall:g} s"))
+            if peer.doomed:
+                if now - peer.doomed > LINGER:
+                    self._drop(peer)
+            elif decoder.partial and not decoder.receiving_bulk and now - peer.progress > self._limits.stall:
+                self._doom(peer, f"a frame was left unfinished for {self._limits.stall:g} s")
 
     # Events of a connection.
 
@@ -516,9 +532,6 @@ class Server:
 
     def _accept(self, peer: _Peer, call: wire.Call) -> None:
         """Refuse a call, or make a job of it."""
-        if peer.goodbye:
-            return  # the goodbye told the caller that this call was not started
-        peer.last = max(peer.last, call.id)
         assert peer.identity is not None
         deadline = None if call.timeout == _NEVER else time.monotonic() + call.timeout
         if len(self._running) >= self._limits.in_flight:
@@ -536,7 +549,11 @@ class Server:
                 self._refuse(peer, call.id, wire.NOT_ALLOWED, e.message, e.hint)
                 return
         current = CurrentCall(peer.identity, call.method, deadline)
-        peer.jobs[call.id] = current
+        with peer.lock:
+            if peer.goodbye:
+                return  # the goodbye tells the caller that this call was not started
+            peer.last = max(peer.last, call.id)
+            peer.jobs[call.id] = current
         self._running[peer.fd, call.id] = current
         job = _Job(peer, call, method, current)
         if call.flags & wire.DIRECT:
@@ -544,7 +561,9 @@ class Server:
         else:
             self._jobs.append(job)
 
-    def _no_such_method(self, service: str, name: str) -> Tuple[str, str]:
+    def _no_such_method(self, service: str, name: str) -> tuple[str, str]:
+        import difflib  # here, since it is seldom needed and costs every worker's start
+
         if service in self._services:
             known, text = list(self._services[service]), f"service {service!r} has no public method {name!r}"
             near = [f"{service}.{each}" for each in difflib.get_close_matches(name, known)]
@@ -561,7 +580,7 @@ class Server:
 
     # Running a call.
 
-    def _run(self, job: _Job) -> List[wire.Buffer]:
+    def _run(self, job: _Job) -> list[wire.Buffer]:
         """Run a call; the frames that answer it (none when nobody waits any more)."""
         call, method, current = job.call, job.method, job.current
         started = time.monotonic()
@@ -593,22 +612,23 @@ class Server:
         seconds = time.monotonic() - started
         method.took(seconds)
         self.stats.record(call.method, seconds, wire.size_of(segments), size, failed)
-        return [] if current._cancelled else frames
+        return [] if current.cancelled else frames
 
-    def _reply(self, job: _Job, segments: List[wire.Buffer]) -> List[wire.Buffer]:
+    def _reply(self, job: _Job, segments: list[wire.Buffer]) -> list[wire.Buffer]:
         call = job.call
         size = wire.size_of(segments)
+        if size > self._limits.payload:
+            text = f"a reply of {size} bytes; at most {self._limits.payload} are sent"
+            return self._error(call.id, wire.TOO_LARGE, text)
         if size <= BULK or call.flags & wire.DIRECT:
-            if size > self._limits.payload:
-                return self._error(call.id, wire.TOO_LARGE, f"a reply of {size} bytes is above the limit")
             return wire.reply(call.id, len(self._running) - 1, segments)
         self._log_size(call.method, size)
-        token = secrets.randbits(63) + 1
+        token = int.from_bytes(os.urandom(8), "big") | 1
         job.peer.parked[token] = (call.id, segments)
         self._parked[token] = job.peer
         return [wire.parked(call.id, len(self._running) - 1, token, size)]
 
-    def _error(self, id: int, code: int, text: str) -> List[wire.Buffer]:
+    def _error(self, id: int, code: int, text: str) -> list[wire.Buffer]:
         return wire.error(id, len(self._running) - 1, code, codec.refusal(text))
 
     def _end(self, job: _Job) -> None:
@@ -616,11 +636,9 @@ class Server:
         self._running.pop((job.peer.fd, job.call.id), None)
         if job.peer.goodbye and not job.peer.jobs:
             self._ended.set()
-            if not self._closed:
-                self._dirty[job.peer] = None
-                self._in_thread(lambda: self._end_old(job.peer))
+            job.peer.connection.end_sending()
 
-    def _finish(self, job: _Job, frames: List[wire.Buffer]) -> None:
+    def _finish(self, job: _Job, frames: list[wire.Buffer]) -> None:
         """Answer a call from a thread that has not the turn."""
         if frames:
             if wire.size_of(frames) > BULK:
@@ -629,9 +647,10 @@ class Server:
                 job.peer.connection.send(frames)
         self._end(job)
 
-    def _send_big(self, peer: _Peer, frames: List[wire.Buffer]) -> None:
-        if not peer.connection.send_waiting(frames, time.monotonic() + self._limits.stall):
-            self._drop(peer, Lost(f"it took none of a reply for {self._limits.stall:g} s"))
+    def _send_big(self, peer: _Peer, frames: list[wire.Buffer]) -> None:
+        """Send a big reply, waiting as long as the other side takes some of it now and then."""
+        if not peer.connection.send_waiting(frames, _NEVER, self._limits.stall):
+            peer.connection.shutdown()  # its reader drops it
 
     def _send_parked(self, peer: _Peer, event: wire.Fetch) -> None:
         owner = self._parked.get(event.token)
@@ -676,8 +695,8 @@ class Server:
         try:
             for event in peer.connection.decrypt():
                 self._handle(peer, event)
-        except (Lost, WireError) as e:
-            self._drop(peer, e)
+        except (Lost, WireError):
+            self._drop(peer)
             return
         with peer.lock:
             peer.interest()
@@ -691,22 +710,22 @@ class Server:
                 return
             peer.goodbye = True
         peer.connection.send([wire.goodbye(peer.last, reason)])
-        if not peer.jobs and not self._closed:
-            self._end_old(peer)
+        if not peer.jobs:
+            peer.connection.end_sending()
 
-    def _end_old(self, peer: _Peer) -> None:
-        peer.connection.flush()
+    def _doom(self, peer: _Peer, reason: str) -> None:
+        """End a connection whose other side breaks the rules, and tell it why."""
+        logger.warning("%s: closing the connection of %s: %s", self.name, peer.identity, reason)
+        self._say_goodbye(peer, reason)
+        peer.doomed = time.monotonic()
         peer.connection.end_sending()
 
-    def _drop(self, peer: _Peer, error: BaseException) -> None:
-        """End a connection now; its calls are cancelled."""
+    def _drop(self, peer: _Peer) -> None:
+        """Let go of a connection that has ended; its calls are cancelled."""
         with peer.lock:
             if peer.closed:
                 return
             peer.closed = True
-        if not isinstance(error, Lost) or "unfinished" in str(error):
-            logger.warning("%s: closing the connection of %s: %s", self.name, peer.identity, error)
-            peer.connection.send([wire.goodbye(peer.last, str(error))])
         with self._lock:
             if self._peers.get(peer.fd) is peer:
                 del self._peers[peer.fd]
@@ -765,12 +784,12 @@ class _Handshakes:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._lock = threading.Lock()
-        self._new: List[_Peer] = []
-        self._peers: Dict[int, _Peer] = {}
+        self._new: list[_Peer] = []
+        self._peers: dict[int, _Peer] = {}
         self._poller: Optional[Poller] = None
         self._closed = False
 
-    def peers(self) -> List[_Peer]:
+    def peers(self) -> list[_Peer]:
         return [*self._new, *self._peers.values()]
 
     def add(self, peer: _Peer) -> None:
@@ -810,6 +829,7 @@ class _Handshakes:
                     self._end(poller, peer, "no handshake within its time")
         for peer in self.peers():
             peer.connection.close()
+        poller.close()
 
     def _timeout(self) -> float:
         if not self._peers:
@@ -841,13 +861,6 @@ class _Handshakes:
         del self._peers[peer.fd]
         poller.remove(peer.fd)
         self._server._discard(peer)
-
-
-_pause_lock = threading.Lock()
-
-
-def _pause(seconds: float) -> None:
-    time.sleep(seconds)
 
 
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()

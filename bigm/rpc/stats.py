@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Tuple
 
 BUCKETS = 32  # bucket i counts calls of less than 2**i microseconds (and not less than half of that)
 
@@ -29,7 +29,7 @@ class MethodStats:
     longest: float = 0.0
     bytes_out: int = 0
     bytes_in: int = 0
-    histogram: Tuple[int, ...] = (0,) * BUCKETS
+    histogram: tuple[int, ...] = (0,) * BUCKETS
 
     def __add__(self, other: MethodStats) -> MethodStats:
         return MethodStats(
@@ -52,7 +52,7 @@ class MethodStats:
         return self.longest
 
 
-Snapshot = Dict[str, MethodStats]
+Snapshot = dict[str, MethodStats]
 
 
 def merge(a: Mapping[str, MethodStats], b: Mapping[str, MethodStats]) -> Snapshot:
@@ -68,7 +68,7 @@ class CallStats:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counters: Dict[str, _Counter] = {}
+        self._counters: dict[str, _Counter] = {}
 
     def __repr__(self) -> str:
         return f"<CallStats of {len(self._counters)} methods>"
@@ -101,7 +101,7 @@ class _Counter:
     def __init__(self) -> None:
         self.count = self.errors = self.bytes_out = self.bytes_in = 0
         self.seconds = self.longest = 0.0
-        self.histogram: List[int] = [0] * BUCKETS
+        self.histogram: list[int] = [0] * BUCKETS
 
     def freeze(self) -> MethodStats:
         return MethodStats(

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, NamedTuple, Optional, Union
 
 from bigm.errors import PayloadTooLarge, ProtocolError
 
@@ -115,7 +116,7 @@ class Call(NamedTuple):
     flags: int
     method: str
     timeout: float
-    segments: List[Buffer]
+    segments: list[Buffer]
 
 
 class Reply(NamedTuple):
@@ -123,7 +124,7 @@ class Reply(NamedTuple):
 
     id: int
     load: int
-    segments: List[Buffer]
+    segments: list[Buffer]
 
 
 class Error(NamedTuple):
@@ -132,7 +133,7 @@ class Error(NamedTuple):
     id: int
     load: int
     code: int
-    segments: List[Buffer]
+    segments: list[Buffer]
 
 
 class Parked(NamedTuple):
@@ -173,11 +174,9 @@ def hello(limits: Limits, name: str) -> bytes:
     return _frame(HELLO, 0, 0, 0, _HELLO.pack(MAGIC, VERSION, limits.in_flight, limits.payload) + text)
 
 
-def call(id: int, method: str, timeout: float, segments: Sequence[Buffer], *, flags: int = 0) -> List[Buffer]:
+def call(id: int, method: str, timeout: float, segments: Sequence[Buffer], *, flags: int = 0) -> list[Buffer]:
     """A call as buffers to send in this order; *timeout* in seconds, inf for none."""
-    name = method.encode()
-    if len(name) > MAX_METHOD:
-        raise ProtocolError(f"a method's name of {len(name)} bytes; at most {MAX_METHOD} are allowed")
+    name = method_name(method)
     count = len(segments)
     if count == 1:
         size = len(segments[0])
@@ -187,7 +186,15 @@ def call(id: int, method: str, timeout: float, segments: Sequence[Buffer], *, fl
     return _joined(_frame(CALL, flags, 0, id, header), segments)
 
 
-def reply(id: int, load: int, segments: Sequence[Buffer]) -> List[Buffer]:
+def method_name(method: str) -> bytes:
+    """The name of a method as it travels. Raises ProtocolError when it is too long."""
+    name = method.encode()
+    if len(name) > MAX_METHOD:
+        raise ProtocolError(f"a method's name of {len(name)} bytes; at most {MAX_METHOD} are allowed")
+    return name
+
+
+def reply(id: int, load: int, segments: Sequence[Buffer]) -> list[Buffer]:
     """A result as buffers to send in this order."""
     if len(segments) == 1:
         head = _ONE_REPLY.pack(REPLY, 0, min(load, MAX_LOAD), 10, id, 1, len(segments[0]))
@@ -196,7 +203,7 @@ def reply(id: int, load: int, segments: Sequence[Buffer]) -> List[Buffer]:
     return _joined(_frame(REPLY, 0, min(load, MAX_LOAD), id, header), segments)
 
 
-def error(id: int, load: int, code: int, segments: Sequence[Buffer]) -> List[Buffer]:
+def error(id: int, load: int, code: int, segments: Sequence[Buffer]) -> list[Buffer]:
     """A refusal or a raised exception as buffers to send in this order."""
     header = _ERROR.pack(code, len(segments)) + _lengths(segments)
     return _joined(_frame(ERROR, 0, min(load, MAX_LOAD), id, header), segments)
@@ -279,9 +286,9 @@ class Decoder:
             return self._bulk.room()
         return self._view[self._end :]
 
-    def feed(self, data: Buffer) -> List[Event]:
+    def feed(self, data: Buffer) -> list[Event]:
         """`buffer` and `received` for bytes that lie elsewhere."""
-        events: List[Event] = []
+        events: list[Event] = []
         view = memoryview(data)
         while len(view):
             room = self.buffer()
@@ -291,7 +298,7 @@ class Decoder:
             view = view[size:]
         return events
 
-    def received(self, size: int) -> List[Event]:
+    def received(self, size: int) -> list[Event]:
         """The events that *size* more bytes in `buffer` complete.
 
         Raises:
@@ -307,8 +314,8 @@ class Decoder:
         self._end += size
         return self._parse()
 
-    def _parse(self) -> List[Event]:
-        events: List[Event] = []
+    def _parse(self) -> list[Event]:
+        events: list[Event] = []
         start, end, view = self._start, self._end, self._view
         while end - start >= HEAD_SIZE:
             kind, flags, load, length, id = _HEAD.unpack_from(view, start)
@@ -396,7 +403,7 @@ class _Bulk:
         return not self._rooms
 
 
-_Read = Tuple[Event, Sequence[int]]
+_Read = tuple[Event, Sequence[int]]
 
 
 def _read_hello(header: bytes, flags: int, load: int, id: int) -> _Read:
@@ -442,6 +449,8 @@ def _read_fetch(header: bytes, flags: int, load: int, id: int) -> _Read:
 
 
 def _read_cancel(header: bytes, flags: int, load: int, id: int) -> _Read:
+    if header:
+        raise ProtocolError("a cancellation whose header does not add up")
     return Cancel(id), ()
 
 
@@ -450,7 +459,7 @@ def _read_goodbye(header: bytes, flags: int, load: int, id: int) -> _Read:
     return Goodbye(last, header[_U64.size :].decode(errors="replace")), ()
 
 
-_READERS: Dict[int, Callable[[bytes, int, int, int], _Read]] = {
+_READERS: dict[int, Callable[[bytes, int, int, int], _Read]] = {
     HELLO: _read_hello,
     CALL: _read_call,
     REPLY: _read_reply,
@@ -482,8 +491,8 @@ def _unpack_lengths(header: bytes, offset: int, count: int) -> Sequence[int]:
     return struct.unpack_from(f"!{count}Q", header, offset)
 
 
-def _joined(head: bytes, segments: Sequence[Buffer]) -> List[Buffer]:
+def _joined(head: bytes, segments: Sequence[Buffer]) -> list[Buffer]:
     """One buffer when all is small, so that one write sends it; else nothing is copied."""
     if len(segments) == 1 and len(segments[0]) <= 4096:
-        return [head + segments[0]]  # type: ignore[operator]  # bytes + bytes-like
+        return [head + segments[0]]
     return [head, *[segment for segment in segments if len(segment)]]
