@@ -108,7 +108,7 @@ class SetUp:
         """Calls to the same machine at once; which processes answered."""
         peer = self.cluster.dial(addr)
         assert peer is self.cluster.dial(addr)
-        calls = [peer.submit("C.slow_pid", 0.2) for _ in range(count)]
+        calls = [peer.submit("S.slow_pid", 0.2) for _ in range(count)]
         return {call.result(30.0) for call in calls}
 
     def slow_pid(self, seconds: float) -> int:
