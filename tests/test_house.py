@@ -113,8 +113,7 @@ def find_python(version: str) -> str:
     """An interpreter of that minor version, executed to be sure: pyenv's shims look like interpreters; "" if none."""
     candidates = [shutil.which(f"python{version}")]
     if pyenv := shutil.which("pyenv"):
-        root = subprocess.run([pyenv, "root"], capture_output=True, text=True, timeout=10).stdout.strip()
-        candidates += sorted(str(path) for path in Path(root, "versions").glob(f"{version}.*/bin/python"))
+        candidates += map(str, Path(pyenv).resolve().parents[1].glob(f"versions/{version}.*/bin/python"))
     for candidate in filter(None, candidates):
         answer = subprocess.run([candidate, "-c", ""], capture_output=True, timeout=10)
         if answer.returncode == 0:
