@@ -314,15 +314,11 @@ class Agent:
     def exit(self) -> None:
         """The last call: everything is read, the machine may end."""
         self.end(Cause.SHUTDOWN, "it was shut down")
-        with self._changed:
-            self._linger = 0.0
-            self._linger_until = self._clock()
-        self._wake()
 
     # what the process around it calls
 
     def end(self, cause: Cause, text: str, *, grace: float = 0.0, linger: float = 0.0) -> None:
-        """Begin to end the machine; the first cause counts. Returns at once.
+        """Begin to end the machine, or hasten its end; the first cause counts. Returns at once.
 
         Args:
             cause: why, as a stable word.
@@ -333,11 +329,14 @@ class Agent:
         with self._changed:
             first = self._state == SERVING
             if first:
-                self._state, self._cause, self._text, self._linger = ENDING, str(cause), text, linger
+                self._state, self._cause, self._text = ENDING, str(cause), text
             elif grace > 0:
                 return
-            until = self._clock() + grace + self._launch.drain
-            self._drain_until = min(self._drain_until, until) if self._drain_until else until
+            now = self._clock()
+            until = now + grace + self._launch.drain
+            self._drain_until = until if first else min(self._drain_until, until)
+            self._linger = linger
+            self._linger_until = now + linger
             self._news()
         if first:
             self.say(f"ending: {text}")

@@ -6,6 +6,7 @@ its children inherit; and where there is no /proc (macOS) the workers' process g
 
 The guard is for the death of the agent itself: a shell of 300 KB that waits for the end of a pipe only the agent
 holds, and then kills what bears the mark. It is a shell because it must cost nothing: an idle machine's memory counts.
+Workers end by themselves then; what escapes is a daemon that has also thrown its environment away.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _PAUSE = 0.02  # seconds between two rounds, for the kernel to end what was kill
 _GUARD = """
 read -r _
 n=0
-while [ $((n += 1)) -lt 100 ] && found=$(grep -lsF -e "$0" /proc/[0-9]*/environ); do
+while [ $((n += 1)) -lt 100 ]; do
+    found=$(grep -lsF -e "$0" /proc/[0-9]*/environ)
+    [ -n "$found" ] || exit
     for path in $found; do path=${path#/proc/}; kill -9 "${path%/environ}" 2>/dev/null; done
     sleep 0.1
 done

@@ -34,8 +34,8 @@ def agent_program() -> str:
 class Place:
     """A cluster's authority, and machines started for it. A context: ends all it started."""
 
-    def __init__(self) -> None:
-        self.authority = Authority()
+    def __init__(self, authority: Optional[Authority] = None) -> None:
+        self.authority = authority or Authority()
         self.driver = self.authority.driver()
         self.machines: list[Machine] = []
 

@@ -36,6 +36,15 @@ class Tiny:
     def print(self, text: str, stream: str = "o") -> None:
         os.write(1 if stream == "o" else 2, text.encode())
 
+    def flood(self, count: int) -> None:
+        """Even lines to standard output, odd ones to standard error, in large writes."""
+        lines = [b"line %d\n" % number for number in range(count)]
+        for start in range(0, count, 1000):
+            for stream in (1, 2):
+                view = memoryview(b"".join(lines[start + stream - 1 : start + 1000 : 2]))
+                while view:
+                    view = view[os.write(stream, view) :]
+
     def exit(self, code: int) -> None:
         print("last words", flush=True)
         os._exit(code)
@@ -57,10 +66,6 @@ class Tiny:
         eaten = []
         while True:
             eaten.append(bytearray(os.urandom(1 << 20)) * 8)
-
-    def ignore_sigterm(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        subprocess.Popen([sys.executable, "-c", "pass"]).wait()
 
     def daemons(self) -> list[int]:
         """Start a child, a daemon in a session of its own, a double-forked one, and one without its environment."""
@@ -85,12 +90,12 @@ class Tiny:
             "import os, sys, time\n"
             "if os.fork(): os._exit(0)\n"
             "os.setsid()\n"
-            "os.write(3, str(os.getpid()).encode()); os.close(3)\n"
+            "fd = int(sys.argv[1])\n"
+            "os.write(fd, str(os.getpid()).encode()); os.close(fd)\n"
             "time.sleep(600)"
         )
         read, write = os.pipe()
-        os.dup2(write, 3) if write != 3 else None
-        subprocess.run([sys.executable, "-c", code], pass_fds=(3,), env={}, check=True)
+        subprocess.run([sys.executable, "-c", code, str(write)], pass_fds=(write,), env={}, check=True)
         return int(os.read(read, 20))
 
     def sleep(self, seconds: float) -> None:
@@ -107,6 +112,8 @@ def main() -> None:
     if spec.main.value == "fails to import":
         end.failed("Traceback (most recent call last):\nModuleNotFoundError: No module named 'gone'")
         sys.exit(1)
+    if spec.main.value == "ignores SIGTERM":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     server = Server(
         Credentials(Identity.parse(spec.identity), spec.ca, spec.cert, spec.key), name=f"worker {spec.proc}"
     )
