@@ -30,7 +30,7 @@ from bigm.pool import Pool
 from bigm.program import alias_main, is_driver, main_module, require_import_path, search_path
 from bigm.rpc import codec
 from bigm.rpc.tls import Credentials
-from bigm.session import Session, program, session
+from bigm.session import Session, program, session, tell_errors_plainly
 from bigm.steward import Common, Pings, Plan, Steward
 from bigm.systems.base import Instance, Spec, System, find_system
 from bigm.worker import program as on_machines
@@ -63,6 +63,7 @@ def start(system: str | System | None = None, name: str | None = None, **setting
     """
     if not is_driver():
         on_machines.start()
+    tell_errors_plainly()
     chosen = system.name if isinstance(system, System) else system
     found = config.load({"system": chosen, "name": name, **_dotted(settings)})
     if not isinstance(system, System):
@@ -384,7 +385,7 @@ class Cluster:
         living = [steward for steward in self._stewards if steward.machine._phase < Phase.ENDED]
         try:
             if living:
-                self._session.terminal.detail(f"ending {_machines(len(living))}")
+                self._announce_end(len(living))
             for steward in living:
                 steward.stop(Cause.SHUTDOWN)
             with self._board:
@@ -395,6 +396,12 @@ class Cluster:
             self._session.terminal.warn("interrupted again: ending the machines at once")
             self._system.close()
             raise
+
+    def _announce_end(self, count: int) -> None:
+        if self._session.interrupted:
+            self._session.terminal.phase(f"interrupted: ending {_machines(count)}; once more ends them at once")
+        else:
+            self._session.terminal.detail(f"ending {_machines(count)}")
 
     def _patience(self) -> float:
         """The longest that the steps of an end may take."""

@@ -27,6 +27,7 @@ from bigm.runs import Run
 from bigm.terminal import Output, Terminal
 
 _current: Session | None = None  # one execution of a program is one run, whatever its modules do
+_next_hook = sys.__excepthook__
 _lock = threading.Lock()
 
 
@@ -37,6 +38,25 @@ def session(settings: Settings) -> Session:
         if _current is None or _current.home != settings.home or _current.pid != os.getpid():
             _current = Session(settings)
         return _current
+
+
+def tell_errors_plainly() -> None:
+    """From now on, errors that bigm raised on purpose end this process with one message and their exit status."""
+    global _next_hook
+    with _lock:
+        if sys.excepthook is not _excepthook:
+            _next_hook, sys.excepthook = sys.excepthook, _excepthook
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    ours = _current if _current is not None and _current.pid == os.getpid() else None
+    if ours is not None:
+        ours.ends_with(error)
+    if not is_plain(error) or (ours is not None and ours.verbose):
+        _next_hook(kind, error, trace)
+    if is_plain(error):
+        print(f"bigm: {str(error) or 'interrupted'}", file=sys.stderr)
+        raise SystemExit(exit_status(error))
 
 
 class Endable(Protocol):
@@ -58,11 +78,9 @@ class Session:
         self._names: set[str] = set()
         self._output: Output | None = None
         self._installed: list[int] = []
-        self._verbose = settings.verbosity == "verbose"
+        self.verbose = settings.verbosity == "verbose"
         self._status: int | None = 0
         self._error = ""
-        self._next_hook = sys.excepthook
-        sys.excepthook = self._excepthook
         atexit.register(self._at_exit)
 
     def __repr__(self) -> str:
@@ -101,6 +119,11 @@ class Session:
         """The program leaves a cluster's block by *error*: remember the status that this will lead to."""
         self._status, self._error = exit_status(error), str(error)
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal is what ends the program."""
+        return self._status is not None and self._status > 128
+
     # --- signals
 
     def _install(self) -> None:
@@ -131,17 +154,6 @@ class Session:
         raise SystemExit(128 + number)
 
     # --- the end
-
-    def _excepthook(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if os.getpid() != self.pid or not is_plain(error):
-            self.ends_with(error)
-            self._next_hook(kind, error, trace)
-            return
-        self.ends_with(error)
-        if self._verbose:
-            self._next_hook(kind, error, trace)
-        self.terminal.warn(str(error) or "interrupted")
-        raise SystemExit(self._status)
 
     def _at_exit(self) -> None:
         if os.getpid() != self.pid:

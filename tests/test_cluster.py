@@ -77,7 +77,7 @@ def test_inprocess_refuses_what_needs_a_process(wanted: dict[str, object]) -> No
 
 
 def test_an_unknown_setting_is_refused_by_name() -> None:
-    with pytest.raises(bigm.ConfigError, match="timeouts.setup"):
+    with pytest.raises(bigm.ConfigError, match=r"timeouts\.setup"):
         bigm.start(timeouts={"setop": 1})
 
 

@@ -1,0 +1,74 @@
+"""A driver for the tests of how drivers end: python driver_program.py HOW [LEASE [slowly]]. Prints its workers' ids."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+
+import bigm
+from cluster_services import Mortal
+
+
+def main(how: str, lease: float) -> None:
+    settings = {"local": {"parent_death": how != "orphaned"}, "timeouts": {"lease_local": lease, "teardown": 60.0}}
+    cluster = bigm.start("local", **settings)
+    if how == "atexit":
+        show(cluster)
+        return
+    with cluster:
+        machines = show(cluster)
+        if how == "call":
+            machines[0].call("M.sleep", 60.0)
+        elif how == "lost":
+            machines[0].call("M.kill", 9)
+        elif how == "raise":
+            raise LookupError("the user's own")
+        elif how == "exit":
+            sys.exit(7)
+        elif how == "config":
+            cluster.start(0, services={"M": Mortal()})
+        elif how == "fork":
+            fork(machines[0])
+        elif how == "gil":
+            ctypes.PyDLL(None).usleep(ctypes.c_uint(60_000_000))
+        else:
+            time.sleep(60.0)
+
+
+def show(cluster: bigm.Cluster) -> list[bigm.Machine]:
+    machines = cluster.start(2, services={"M": Slow() if "slowly" in sys.argv else Mortal()})
+    cluster.wait(machines, timeout=30.0)
+    print(*(machine.call("M.pid") for machine in machines), flush=True)
+    return machines
+
+
+class Slow(Mortal):
+    """Takes its time to end."""
+
+    def teardown(self) -> None:
+        time.sleep(30.0)
+
+
+def fork(machine: bigm.Machine) -> None:
+    """Children that call, leave the block, and exit; the parent's cluster goes on."""
+    for how in ("call", "leave", "exit", "signal"):
+        pid = os.fork()
+        if not pid:
+            if how == "call":
+                os._exit(0 if machine.call("M.pid") else 1)
+            if how == "signal":
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60.0)
+            if how == "exit":
+                sys.exit(0)
+            return
+        _, status = os.waitpid(pid, 0)
+        print(how, status, flush=True)
+    print("parent", machine.state, machine.call("M.echo"), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 60.0)

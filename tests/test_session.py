@@ -1,0 +1,172 @@
+"""How drivers end. Each is a process of its own; what counts is which processes are left, and the exit code."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bigm.errors import BootError, ConfigError, MachineStopped, ServiceError
+from bigm.session import exit_status, is_plain
+from waiting import eventually
+
+PROGRAM = Path(__file__).with_name("driver_program.py")
+
+
+class Driver:
+    """A driver program with its machines running."""
+
+    def __init__(self, *args: str) -> None:
+        self.mark = f"DRIVER_MARK={secrets.token_hex(8)}"
+        name, _, value = self.mark.partition("=")
+        self.process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), *args],
+            env={**os.environ, name: value, "PYTHONPATH": str(PROGRAM.parent)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.pids = [int(pid) for pid in self.process.stdout.readline().split()]
+        if len(self.pids) != 2:
+            self.process.kill()
+            pytest.fail(f"the driver did not start: {self.process.communicate()}")
+
+    def left(self) -> list[int]:
+        """Processes, other than the driver, that it started, however indirectly."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() in (entry / "environ").read_bytes() and int(entry.name) != self.process.pid:
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+    def ends(self, within: float = 20.0) -> tuple[int, str, str]:
+        """Exit code and output, once it has ended by itself with nothing left."""
+        out, err = self.process.communicate(timeout=within)
+        eventually(lambda: not self.left(), 5.0, lambda: f"left behind: {self.left()}\n{err}")
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def drive() -> Iterator[object]:
+    drivers: list[Driver] = []
+
+    def make(*args: str) -> Driver:
+        drivers.append(Driver(*args))
+        return drivers[-1]
+
+    yield make
+    for driver in drivers:
+        driver.process.kill()
+        driver.process.communicate()
+        for pid in driver.left():
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=lambda value: str(value),
+)
+@pytest.mark.parametrize("how", ["sleep", "call"])
+def test_a_signal_ends_the_machines_and_gives_its_exit_code(drive, how: str, number: int, code: int) -> None:
+    driver = drive(how)
+    assert len(driver.left()) >= 4
+    driver.process.send_signal(number)
+    status, _, err = driver.ends()
+    assert (status, "Traceback" in err) == (code, False), err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_machines_at_once(drive, number: int) -> None:
+    driver = drive("sleep", "60", "slowly")
+    driver.process.send_signal(number)
+    assert_says(driver, "once more ends them at once")
+    started = time.monotonic()
+    driver.process.send_signal(number)
+    status, _, err = driver.ends()
+    assert time.monotonic() - started < 8.0
+    assert (status, "Traceback" in err) == (128 + number, False), err
+
+
+def assert_says(driver: Driver, word: str) -> None:
+    assert driver.process.stderr is not None
+    for line in driver.process.stderr:
+        if word in line:
+            return
+    pytest.fail(f"it never said {word!r}")
+
+
+@pytest.mark.parametrize("how", ["sleep", "call", "gil"])
+def test_nothing_survives_a_driver_that_is_killed(drive, how: str) -> None:
+    driver = drive(how)
+    driver.process.kill()
+    started = time.monotonic()
+    driver.ends()
+    assert time.monotonic() - started < 5.0
+
+
+def test_nothing_survives_one_lease_where_the_drivers_death_is_not_noticed(drive) -> None:
+    driver = drive("orphaned", "3")
+    driver.process.kill()
+    driver.process.wait()
+    assert driver.left(), "they noticed, and were not to"
+    eventually(lambda: not driver.left(), 10.0, lambda: f"left behind: {driver.left()}")
+
+
+def test_a_driver_that_reaches_its_end_with_a_cluster_open_ends_it(drive) -> None:
+    status, _, err = drive("atexit").ends()
+    assert (status, "Traceback" in err) == (0, False), err
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "words", "traceback"),
+    [
+        ("lost", 78, r"stopped: .*SIGKILL|stopped: .*signal 9", False),
+        ("config", 2, r"1 machine or more, not 0", False),
+        ("raise", 1, r"LookupError: the user's own", True),
+        ("exit", 7, "", False),
+    ],
+)
+def test_what_ends_a_program_decides_its_exit_code(drive, how: str, code: int, words: str, traceback: bool) -> None:
+    status, _, err = drive(how).ends()
+    assert status == code, err
+    assert re.search(words, err)
+    assert ("Traceback" in err) == traceback
+
+
+def test_forked_children_of_the_driver_leave_its_cluster_alone(drive) -> None:
+    status, out, err = drive("fork").ends()
+    assert out.splitlines() == ["call 0", "leave 0", "exit 0", f"signal {signal.SIGTERM:d}", "parent RUNNING ({},)"], (
+        err
+    )
+    assert status == 0
+
+
+def test_errors_of_bigms_own_are_told_plainly_and_the_users_are_not() -> None:
+    assert [exit_status(error) for error in (ConfigError(), MachineStopped(), BootError(), LookupError())] == [
+        2,
+        78,
+        75,
+        1,
+    ]
+    assert [exit_status(error) for error in (KeyboardInterrupt(), SystemExit(3), SystemExit("x"), SystemExit())] == [
+        130,
+        3,
+        1,
+        0,
+    ]
+    assert is_plain(MachineStopped())
+    assert not is_plain(ServiceError("x.Y"))
+    assert not is_plain(LookupError())
