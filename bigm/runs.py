@@ -22,10 +22,7 @@ import heapq
 import json
 import os
 import re
-import secrets
-import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -113,7 +110,7 @@ class RunInfo:
         """RUNNING, ENDED, DIED, or ELSEWHERE when another computer's run has not said that it ended."""
         if self.ended:
             return ENDED
-        if self.host != socket.gethostname():
+        if self.host != os.uname().nodename:
             return ELSEWHERE
         return RUNNING if self.process and process_mark(self.pid) == self.process else DIED
 
@@ -174,7 +171,7 @@ class Run:
             cwd=_cwd(),
             pid=os.getpid(),
             process=process_mark(os.getpid()) or "",
-            host=socket.gethostname(),
+            host=os.uname().nodename,
             version=__version__,
             python=sys.executable,
             started=now,
@@ -477,7 +474,7 @@ def _read_info(folder: Path) -> RunInfo | None:
 
 def _new_id(program: str, now: float) -> str:
     name = re.sub(r"[^A-Za-z0-9_]+", "-", Path(program).name.removesuffix(".py"))[:24].strip("-") or "run"
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{name}-{secrets.token_hex(2)}"
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{name}-{os.urandom(2).hex()}"
 
 
 def _make_folder(runs: Path, name: str, warn: Callable[[str], None]) -> Path:
@@ -487,6 +484,8 @@ def _make_folder(runs: Path, name: str, warn: Callable[[str], None]) -> Path:
         (runs / name / "logs").mkdir()
         return runs / name
     except OSError as error:
+        import tempfile  # only this mishap pays for it
+
         folder = Path(tempfile.mkdtemp(prefix="bigm-run-")) / name
         (folder / "logs").mkdir(parents=True)
         warn(f"cannot write to {runs}: {error.strerror}; this run is kept in {folder}")

@@ -19,7 +19,6 @@ from bigm.cli import probe
 from bigm.cli.arguments import split_arguments
 from bigm.config import DEFAULT, FLAGS_VARIABLE, Settings, load, nearest
 from bigm.errors import ProgramError
-from bigm.systems.base import find_system
 
 _PROBE_TIME = 60.0  # seconds for another interpreter to start and import bigm
 
@@ -87,6 +86,8 @@ def run(
     environ = dict(os.environ)
     settings = load(environ={**environ, FLAGS_VARIABLE: json.dumps(flags)})
     if settings.origin("system") != DEFAULT:
+        from bigm.systems.base import find_system  # it imports the system, too
+
         find_system(settings.system)
     plan = make_plan(program, arguments or [], module=module, python=python, environ=environ)
     note = check(plan, settings.verbosity == "verbose")
