@@ -334,7 +334,6 @@ class Client:
         self._limits = limits or Limits()
         self._check = check
         self._doubt = doubt
-        self._context: Optional[ssl.SSLContext] = None
         self._io = io or shared()
         self._error: Optional[BaseException] = None
         self._reset()
@@ -659,13 +658,11 @@ class Client:
                     self._dialling.remove(sock)
 
     def _greet(self, sock: socket.socket, deadline: float, flags: int) -> Channel:
-        if self._context is None:
-            self._context = client_context(self._credentials)
         decoder = wire.Decoder(self._limits, wire.FROM_SERVER)
         channels: list[Channel] = []
         connection = Connection(
             sock,
-            self._context,
+            _context(self._credentials),
             decoder,
             server_name=self._expected.server_name,
             on_blocked=lambda: channels[0].on_blocked(),
@@ -845,6 +842,17 @@ _ERRORS: dict[int, Callable[..., BigmError]] = {
     wire.BAD_REPLY: NotPicklable,
     wire.TOO_LARGE: PayloadTooLarge,
 }
+
+
+_contexts: weakref.WeakKeyDictionary[Credentials, ssl.SSLContext] = weakref.WeakKeyDictionary()
+
+
+def _context(credentials: Credentials) -> ssl.SSLContext:
+    """The context of all clients with these credentials: a driver has three clients for each machine."""
+    context = _contexts.get(credentials)
+    if context is None:
+        context = _contexts[credentials] = client_context(credentials)
+    return context
 
 
 def _deadline(timeout: Optional[float]) -> float:
