@@ -17,6 +17,7 @@ import importlib.util
 import io
 import sys
 import threading
+import traceback
 from importlib.machinery import ModuleSpec, PathFinder
 from types import CodeType, FrameType, ModuleType, TracebackType
 from typing import Callable, NoReturn, Optional
@@ -127,8 +128,6 @@ def _release_imports() -> None:
 
 def _said(main: Main, error: BaseException) -> str:
     """The failure for the user: what was imported, what happened, what to try, and the traceback of the user's code."""
-    import traceback  # 2 ms that only a failure pays
-
     where = main.value if main.kind == "path" else f"{main.value} ({main.file})"
     what = f"{type(error).__name__}: {error}".rstrip(": ")
     if isinstance(error, SystemExit):

@@ -5,66 +5,25 @@ Driver only, but for `ping` (`bigm.worker.worker.authorize`).
 
 from __future__ import annotations
 
-import gc
 import os
 import pickle
-import platform
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+import traceback
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-import bigm
 from bigm.errors import ServiceFailed
 
 if TYPE_CHECKING:
     from bigm.rpc.server import Server
     from bigm.rpc.stats import MethodStats
+    from bigm.worker.report import TypeCount, WorkerInfo
 
 NAME = "Supervisor"
 
 _RESERVED = (NAME, "Agent")
 _NOT_CALLABLE = ("setup", "teardown")  # run by the supervisor, once each, never called from outside
-_CENSUS = 50  # types in a census
-
-
-@dataclass(frozen=True)
-class WorkerInfo:
-    """What a worker runs in.
-
-    Args:
-        pid: its process id.
-        python: version of its Python, "3.11.7".
-        executable: absolute path of that Python.
-        version: bigm's version there.
-        argv: `sys.argv`.
-        sys_path: `sys.path`.
-        cwd: working folder.
-        env: environment variables.
-        packages: sha256, hexadecimal, over names and versions of all installed distributions: machines that agree in
-            it have the same packages.
-    """
-
-    pid: int
-    python: str
-    executable: str
-    version: str
-    argv: tuple[str, ...]
-    sys_path: tuple[str, ...]
-    cwd: str
-    env: Mapping[str, str]
-    packages: str
-
-
-@dataclass(frozen=True)
-class TypeCount:
-    """Live objects of one type: how many, and the bytes of the objects themselves, without what they refer to."""
-
-    name: str
-    count: int
-    size: int
 
 
 class Supervisor:
@@ -83,7 +42,8 @@ class Supervisor:
         self._ready = threading.Event()
         self._lock = threading.Lock()
         self._services: dict[str, Any] = {}
-        self._set_up: Optional[tuple[Optional[ServiceFailed]]] = None
+        self._set_up = False
+        self._failure: Optional[ServiceFailed] = None  # of a `setup`
         self._torn_down = False
 
     def __repr__(self) -> str:
@@ -122,15 +82,14 @@ class Supervisor:
             ServiceFailed: a `setup` raised; those after it did not run; do not retry.
         """
         with self._lock:
-            if self._set_up is None:
+            if not self._set_up:
+                self._set_up = True
                 try:
                     self._run_setups(addr, name)
-                    self._set_up = (None,)
                 except ServiceFailed as error:
-                    self._set_up = (error,)
-            (failure,) = self._set_up
-        if failure is not None:
-            raise failure
+                    self._failure = error
+        if self._failure is not None:
+            raise self._failure
 
     def teardown(self) -> tuple[str, ...]:
         """Run `teardown` of all services that have one, in reverse order, once.
@@ -162,17 +121,9 @@ class Supervisor:
 
     def info(self) -> WorkerInfo:
         """What this worker runs in: Python, arguments, environment, packages."""
-        return WorkerInfo(
-            pid=os.getpid(),
-            python=platform.python_version(),
-            executable=sys.executable,
-            version=bigm.__version__,
-            argv=tuple(sys.argv),
-            sys_path=tuple(sys.path),
-            cwd=os.getcwd(),
-            env=dict(os.environ),
-            packages=_packages_digest(),
-        )
+        from bigm.worker import report
+
+        return report.info()
 
     def statistics(self) -> dict[str, MethodStats]:
         """Calls answered by this worker, by method."""
@@ -180,14 +131,9 @@ class Supervisor:
 
     def census(self) -> tuple[TypeCount, ...]:
         """The types with most live objects that the garbage collector knows, largest total size first."""
-        gc.collect()
-        counts: dict[type, list[int]] = {}
-        for item in gc.get_objects():
-            entry = counts.setdefault(type(item), [0, 0])
-            entry[0] += 1
-            entry[1] += _size(item)
-        found = [TypeCount(f"{cls.__module__}.{cls.__qualname__}", *entry) for cls, entry in counts.items()]
-        return tuple(sorted(found, key=lambda item: (item.size, item.count), reverse=True)[:_CENSUS])
+        from bigm.worker import report
+
+        return report.census()
 
     def _imported(self) -> None:
         """Let services be registered: the program is imported."""
@@ -230,22 +176,5 @@ def _public_methods(service: object) -> list[str]:
     return [name for name in names if callable(getattr(cls, name, None)) and not isinstance(getattr(cls, name), type)]
 
 
-def _packages_digest() -> str:
-    import hashlib
-    from importlib.metadata import distributions  # 30 ms that only a report pays
-
-    lines = sorted({f"{item.metadata['Name']}=={item.version}".lower() for item in distributions()})
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _size(item: object) -> int:
-    try:
-        return sys.getsizeof(item)
-    except Exception:  # noqa: BLE001 - user classes may have a broken __sizeof__; they count without a size
-        return 0
-
-
 def _shown(error: BaseException) -> str:
-    import traceback  # 2 ms that only a failure pays
-
     return "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
