@@ -190,8 +190,6 @@ async def _awaited_grpc(other: Far, count: int = 2000) -> float:
         return count / (time.perf_counter() - begin)
 
 
-# grpcio checks host names; ours are URIs. The name in its certificate is what the Far made it: it has none, so grpcio is
-# let off that check by the target name override of a name that the certificate is made to carry.
 _OPTIONS = (("grpc.ssl_target_name_override", "m0"),)
 
 

@@ -62,7 +62,8 @@ class Far:
         self.authority = authority
         self.machine = machine
         self.process = subprocess.Popen([sys.executable, __file__, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         pickle.dump(authority.machine(machine), self.process.stdin)
         self.process.stdin.flush()
         self.port = int(self.process.stdout.readline())
@@ -84,7 +85,8 @@ class Far:
 
     def close(self) -> None:
         """End the process."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait(10)

@@ -481,11 +481,11 @@ class Client:
     def _transact(self, call: WaitingCall) -> Outcome:
         """Send a call and wait for its outcome. Deferred section."""
         try:
-            if call.size > BULK or call.token:
-                self._send_bulk(call)
-            elif interrupts.in_main_thread() and not interrupts.owned():
+            if interrupts.in_main_thread() and not interrupts.owned():
                 self._dispatch(call)
                 self._follow(call)
+            elif call.size > BULK or call.token:
+                self._send_bulk(call)
             else:
                 channel = self._main
                 if channel is not None and self._error is None and channel.start(call):
@@ -576,6 +576,8 @@ class Client:
         try:
             if isinstance(call, WaitingCall):
                 self._send_bulk(call)
+                if call.channel is not None:
+                    call.channel.flush()  # has the I/O thread read the reply, should the caller not do so
                 return
             inner = WaitingCall(call.method, call.segments, call.deadline, call.idempotent, call.token)
             self._fetching[call] = inner

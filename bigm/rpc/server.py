@@ -533,6 +533,8 @@ class Server:
     def _accept(self, peer: _Peer, call: wire.Call) -> None:
         """Refuse a call, or make a job of it."""
         assert peer.identity is not None
+        if call.id in peer.jobs:
+            raise ProtocolError(f"call {call.id} while a call of that number is in flight")
         deadline = None if call.timeout == _NEVER else time.monotonic() + call.timeout
         if len(self._running) >= self._limits.in_flight:
             self._refuse(peer, call.id, wire.BUSY, f"{self.name} has {len(self._running)} calls in flight already")

@@ -7,7 +7,7 @@ import concurrent.futures
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -91,8 +91,10 @@ class Service:
 
 
 @pytest.fixture
-def service() -> Service:
-    return Service()
+def service() -> Iterator[Service]:
+    service = Service()
+    yield service
+    service.gate.set()  # no method stays behind
 
 
 @pytest.fixture
@@ -648,7 +650,7 @@ def test_a_lost_bulk_connection_fails_the_call_that_was_on_it(here: Place, clien
         future.result(10)
     try:
         assert 16 << 20 == len(big.result(20)), "it had not been sent in full, so it was sent again"
-    except MayHaveRun:
+    except (MayHaveRun, Unreachable):
         pass
     service.gate.set()
     assert 1 == client.call("S.echo", (1,))

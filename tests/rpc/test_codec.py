@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bigm.errors import ConfigError, MachineStopped, NotAllowed, NotPicklable, ServiceError, Unreachable
@@ -17,17 +17,17 @@ from bigm.rpc import codec
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
-    max_leaves=20,
+    max_leaves=8,
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(VALUES, max_size=3), st.dictionaries(st.text(), VALUES, max_size=3))
 def test_arguments_come_out_as_they_went_in(args: list[Any], kwargs: dict[str, Any]) -> None:
     assert (tuple(args), kwargs) == codec.loads(codec.dumps_call("S.f", tuple(args), kwargs))
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(VALUES)
 def test_results_come_out_as_they_went_in(value: Any) -> None:
     assert value == codec.loads(codec.dumps_reply("S.f", value))

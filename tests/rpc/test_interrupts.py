@@ -1,0 +1,247 @@
+"""Ctrl-C at any moment leaves connections usable; so does a fork."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bigm.rpc import interrupts
+from bigm.rpc.client import Client
+from conftest import Place
+
+Make = Callable[..., Place]
+
+
+class Service:
+    def echo(self, value: Any) -> Any:
+        return value
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def interrupt(times: int, client: Client) -> tuple[int, int]:
+    """Call from the main thread, Ctrl-C coming at random moments: how many came through, how many calls succeeded."""
+    stop = threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+    ready = threading.Semaphore(0)
+
+    def press() -> None:
+        rng = random.Random(7)
+        for _ in range(times):
+            ready.acquire(timeout=10)
+            stop.wait(rng.random() * 0.0015)
+            signal.pthread_kill(main, signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    caught = succeeded = 0
+    sizes = [0, 100, 100, 300_000]
+    while caught < times:
+        try:
+            ready.release()
+            while True:
+                value = bytes(sizes[succeeded % len(sizes)])
+                assert value == client.call("S.echo", (value,), timeout=20)
+                succeeded += 1
+        except KeyboardInterrupt:
+            caught += 1
+    presser.join(10)
+    return caught, succeeded
+
+
+def test_a_hundred_interrupts_at_random_moments_break_no_connection(place: Make) -> None:
+    here = place(S=Service())
+    client = here.client()
+    client.call("S.echo", (bytes(300_000),))
+    interrupt(100, client)
+    assert 5 == client.call("S.echo", (5,), timeout=10)
+    assert len(here.server._peers) == here.dialled, "none was lost"
+    assert 0 == client.in_flight
+
+
+@pytest.mark.slow
+def test_a_thousand_interrupts_at_random_moments_break_no_connection(place: Make) -> None:
+    here = place(S=Service())
+    client = here.client()
+    client.call("S.echo", (bytes(300_000),))
+    interrupt(1000, client)
+    assert 5 == client.call("S.echo", (5,), timeout=10)
+    assert len(here.server._peers) == here.dialled, "none was lost"
+    assert 0 == client.in_flight
+
+
+def test_interrupts_break_no_connection_where_the_handler_is_not_ours(place: Make) -> None:
+    """The main thread then leaves reading and writing to the I/O thread."""
+    here = place(S=Service())
+    client = here.client()
+    client.call("S.echo", (bytes(300_000),))
+    interrupts.uninstall()
+    assert not interrupts.owned()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupt(50, client)
+    interrupts.install()
+    assert 5 == client.call("S.echo", (5,), timeout=10)
+    assert len(here.server._peers) == here.dialled, "none was lost"
+
+
+def test_ctrl_c_ends_a_wait_at_once(place: Make) -> None:
+    client = place(S=Service()).client()
+    client.call("S.echo", (1,))
+    timer = threading.Timer(0.2, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT))
+    begin = time.monotonic()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        client.call("S.sleep", (1.5,))
+    assert time.monotonic() - begin < 1.0
+    assert 1 == client.call("S.echo", (1,))
+
+
+# ruff: noqa: PT012  # the sections are what raises
+
+
+def test_a_signal_in_a_deferred_section_is_handled_at_its_end() -> None:
+    steps: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        with interrupts.deferred():
+            signal.raise_signal(signal.SIGINT)
+            steps.append("went on")
+    assert ["went on"] == steps
+
+
+def test_a_signal_in_a_waiting_window_is_handled_at_once_and_the_section_cleans_up_undisturbed() -> None:
+    steps: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        with interrupts.deferred():
+            try:
+                with interrupts.waiting():
+                    signal.raise_signal(signal.SIGINT)
+                    steps.append("not reached")
+            finally:
+                signal.raise_signal(signal.SIGINT)
+                steps.append("cleaned up")
+    assert ["cleaned up"] == steps
+
+
+def test_another_signals_handler_is_deferred_too() -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(signum: int, frame: Any) -> None:
+        raise Stop
+
+    interrupts.install(signal.SIGUSR1, stop)
+    try:
+        with pytest.raises(Stop):
+            with interrupts.deferred():
+                signal.raise_signal(signal.SIGUSR1)
+                done = True
+        assert done
+    finally:
+        interrupts.uninstall(signal.SIGUSR1)
+
+
+def test_in_other_threads_nothing_is_deferred() -> None:
+    seen: list[bool] = []
+
+    def run() -> None:
+        with interrupts.deferred():
+            seen.append(interrupts._state.deferred)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(5)
+    assert [False] == seen
+
+
+# Forks.
+
+FORK = """
+import os, socket, signal
+from bigm.rpc.client import Client
+from bigm.rpc.server import Server
+credentials, expected, address = given
+client = Client(lambda timeout: socket.create_connection(address, timeout), credentials, expected, name="m0")
+assert client.call("S.echo", (1,), timeout=20) == 1
+future = client.submit("S.sleep", (0.5,))
+big = client.call("S.echo", (bytes(1 << 20),), timeout=20)
+fds = set(os.listdir("/proc/self/fd"))
+child = os.fork()
+if child == 0:
+    sockets = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+               if os.path.exists(f"/proc/self/fd/{fd}")]
+    kept = [each for each in sockets if each.startswith("socket:")]
+    ok = not kept and client.call("S.echo", (2,), timeout=20) == 2
+    ok = ok and client.submit("S.echo", (3,)).result(20) == 3
+    os._exit(0 if ok else 1)
+_, status = os.waitpid(child, 0)
+assert status == 0, f"the child failed with {status}"
+assert client.call("S.echo", (4,), timeout=20) == 4
+assert future.result(20) is None
+client.close()
+print("fine")
+"""
+
+
+def test_a_forked_child_leaves_its_parents_connections_alone_and_may_call(
+    place: Make, program: Callable[..., subprocess.Popen[str]]
+) -> None:
+    here = place(S=Service())
+    client = here.client()
+    process = program(FORK, here.certificates.driver(), client._expected, here.address)
+    out, err = process.communicate(timeout=30)
+    assert "fine\n" == out, err
+    assert 3 == len(here.accepted), "two of the parent, one of the child, none lost"
+
+
+FORKED_SERVER = """
+import os, socket, threading, time
+from bigm.rpc.client import Client
+from bigm.rpc.server import Server
+server_credentials, credentials, expected = given
+class Service:
+    def fork(self):
+        child = os.fork()
+        if child == 0:
+            kept = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+                    if os.path.exists(f"/proc/self/fd/{fd}")]
+            os._exit(len([each for each in kept if each.startswith("socket:")]))
+        return os.waitpid(child, 0)[1] >> 8
+    def come_back(self):
+        child = os.fork()
+        if child == 0:
+            return "twice"
+        return os.waitpid(child, 0)[1]
+server = Server(server_credentials, name="m0")
+server.register("S", Service())
+listener = socket.create_server(("127.0.0.1", 0))
+def accept():
+    while True:
+        server.adopt(listener.accept()[0])
+threading.Thread(target=accept, daemon=True).start()
+address = listener.getsockname()
+client = Client(lambda timeout: socket.create_connection(address, timeout), credentials, expected, name="m0")
+print(client.call("S.fork", timeout=20), client.call("S.come_back", timeout=20), client.call("S.fork", timeout=20))
+"""
+
+
+def test_a_child_forked_by_a_method_keeps_no_connection_and_answers_nothing(
+    place: Make, program: Callable[..., subprocess.Popen[str]]
+) -> None:
+    here = place(S=Service())
+    process = program(FORKED_SERVER, here.certificates.machine(), here.certificates.driver(), here.client()._expected)
+    out, err = process.communicate(timeout=30)
+    assert "1 0 1\n" == out, err  # the listening socket is the program's own
+
+
+if sys.platform != "linux":
+    pytestmark = pytest.mark.skip(reason="reads /proc")
