@@ -154,12 +154,14 @@ class Machine(Peer):
         self._procs = procs
 
     def _enter(self, phase: Phase, cause: Cause | None = None, error: BigmError | None = None) -> None:
+        if phase.state is State.STOPPED and self.state is not State.STOPPED:
+            self.cause, self.error = cause, error
+        self._phase = phase
+
+    def _announce(self) -> None:
+        """Wake whoever waits for a state."""
         with self._board:
-            self._phase, before = phase, self._phase
-            if phase.state is State.STOPPED and before.state is not State.STOPPED:
-                self.cause, self.error = cause, error
-            if phase.state is not before.state or phase is Phase.ENDED:
-                self._board.notify_all()
+            self._board.notify_all()
 
     def _open(self) -> None:
         """Let calls go out."""

@@ -55,7 +55,9 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
     if not is_plain(error) or (ours is not None and ours.verbose):
         _next_hook(kind, error, trace)
     if is_plain(error):
-        print(f"bigm: {str(error) or 'interrupted'}", file=sys.stderr)
+        text = str(error) or "interrupted"
+        if ours is None or ours.terminal.last != text:  # it may have been said when it happened
+            print(f"bigm: {text}", file=sys.stderr)
         raise SystemExit(exit_status(error))
 
 

@@ -183,6 +183,7 @@ class Steward:
             self.machine._enter(after, cause, error)
         if after.state is not before.state or after is Phase.ENDED:
             self._tell(after)
+            self.machine._announce()
         for action in actions:
             self._perform(action)
 
@@ -216,7 +217,7 @@ class Steward:
         )
         terminal = self._common.output.terminal
         if phase is Phase.ENDING and machine.error is not None and cause is not Cause.CANCELLED:
-            terminal.warn(text if self.label in text else f"{self.label}: {text}")
+            terminal.warn(str(machine.error))
         elif phase is not Phase.ENDED:
             terminal.detail(f"machine {machine.addr} {phase.state}")
 
@@ -573,10 +574,13 @@ class Pings:
             return
         if reply.exception() is None:
             self._heard = time.monotonic()
-            machine._enter(Phase.SERVING)
+            if machine.state is not State.RUNNING:
+                machine._enter(Phase.SERVING)
+                machine._announce()
         elif time.monotonic() - self._heard > self._limits.lease:
             text = f"machine {machine.addr} stopped: {Cause.AGENT_LOST.sentence}: {reply.exception()}"
             machine._enter(Phase.ENDED, Cause.AGENT_LOST, MachineStopped(text, cause=Cause.AGENT_LOST))
+            machine._announce()
             machine._fail()
             return
         self._clock.after(self._limits.renewal, self._ask)

@@ -77,6 +77,8 @@ class Terminal:
         self._live_since = 0.0
         self._drawn = ""
         self._warned = ""
+        self.last = ""
+        """What bigm itself said last, as long as nothing else was shown after it."""
         self.restless = False
         """Something here changes with time alone, so that `tick` must be called a few times a second."""
         self.wake: Callable[[], None] = lambda: None
@@ -151,6 +153,7 @@ class Terminal:
 
     def _say(self, text: str) -> None:
         with self._lock:
+            self.last = text
             self._erase()
             self._own.write(f"bigm: {text}\n".encode())
 
@@ -165,6 +168,7 @@ class Terminal:
             if source != "agent" or self._verbosity == "verbose"
         ]
         if shown:
+            self.last = ""
             self._erase()
             self._out.write(b"".join(shown))
 
