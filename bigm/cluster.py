@@ -27,7 +27,7 @@ from bigm.lifecycle import Cause, Phase, State
 from bigm.machine import Machine
 from bigm.peer import Link
 from bigm.pool import Pool
-from bigm.program import alias_main, is_driver, main_module, require_import_path, search_path
+from bigm.program import alias_main, interpreter_options, is_driver, main_module, require_import_path, search_path
 from bigm.rpc import codec
 from bigm.rpc.tls import Credentials
 from bigm.session import Session, program, session, tell_errors_plainly
@@ -287,10 +287,13 @@ class Cluster:
                 f"machines of {self._system.name} are threads of this process: env, args and procs need processes",
                 hint="leave them out, or take --system local",
             )
-        overlay = _texts("env", env or {})
+        overlay = {**interpreter_options(), **_texts("env", env or {})}
         inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_MACHINES}
+        for service in _checked(services).values():
+            if self._system.capabilities.processes:
+                require_import_path(service)
         return Plan(
-            services={name: _pickled(name, service) for name, service in _checked(services).items()},
+            services={name: _pickled(name, service) for name, service in services.items()},
             setup=any(callable(getattr(service, "setup", None)) for service in services.values()),
             teardown=any(callable(getattr(service, "teardown", None)) for service in services.values()),
             procs=procs,
@@ -461,7 +464,6 @@ def _checked(services: Mapping[str, object]) -> Mapping[str, object]:
             raise ConfigError(f"a service cannot be called {name!r}", hint="take a public name that is not reserved")
         if isinstance(service, type):
             raise ConfigError(f"service {name!r} is the class {service.__qualname__}", hint="give an instance of it")
-        require_import_path(service)
     return services
 
 

@@ -12,7 +12,7 @@ from bigm.bootstrap.records import Main
 from bigm.errors import ProgramError
 from bigm.worker.program import MAIN, is_driver
 
-__all__ = ["alias_main", "is_driver", "main_module", "require_import_path", "search_path"]
+__all__ = ["alias_main", "interpreter_options", "is_driver", "main_module", "require_import_path", "search_path"]
 
 # Programs that run other people's code: their own main module means nothing to a machine, and may run tests when
 # imported (unittest's does).
@@ -41,6 +41,18 @@ def alias_main() -> None:
 def search_path() -> tuple[str, ...]:
     """`sys.path`, in its order, such that it means the same in another working folder."""
     return tuple(os.path.abspath(entry) for entry in sys.path)
+
+
+def interpreter_options() -> dict[str, str]:
+    """The options this interpreter was given (-O, -W, -X dev, -X utf8, -B), as the variables that mean the same."""
+    options = {
+        "PYTHONOPTIMIZE": str(sys.flags.optimize or ""),
+        "PYTHONWARNINGS": ",".join(sys.warnoptions),
+        "PYTHONDEVMODE": "1" if sys.flags.dev_mode else "",
+        "PYTHONUTF8": "1" if sys.flags.utf8_mode else "",
+        "PYTHONDONTWRITEBYTECODE": "1" if sys.flags.dont_write_bytecode else "",
+    }
+    return {name: value for name, value in options.items() if value}
 
 
 def require_import_path(service: object) -> None:

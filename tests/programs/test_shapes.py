@@ -160,6 +160,25 @@ def test_pytest_as_the_driver_with_a_class_of_the_test_module(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_the_interpreters_options_hold_on_machines(tmp_path: Path):
+    program = (
+        SERVICE
+        + "    def flags(self): return __debug__, sys.flags.dev_mode, 'ignore::UserWarning' in sys.warnoptions\n"
+    )
+    program += MAIN + "    with bigm.start() as cluster:\n"
+    program += "        print(cluster.start(1, services={'G': Greeter()})[0].call('G.flags'))\n"
+    (tmp_path / "prog.py").write_text(program)
+    done = run(tmp_path, "-O", "-X", "dev", "-W", "ignore::UserWarning", "prog.py")
+    assert "(False, True, True)\n" == done.stdout
+
+
+@pytest.mark.slow
+def test_a_prompt_forms_machines_that_are_threads_with_classes_of_its_own(tmp_path: Path):
+    text = SERVICE + USE.replace("bigm.start()", "bigm.start('inprocess')") + "use()"
+    assert "hello bob from Greeter, True, [] True\n" == run(tmp_path, "-c", text).stdout
+
+
+@pytest.mark.slow
 def test_the_environment_given_overrides_the_drivers_own(tmp_path: Path):
     program = SERVICE + "    def env(self): return os.environ['COLOUR'], os.environ['SIZE']\n" + MAIN
     program += "    with bigm.start() as cluster:\n"
