@@ -8,8 +8,18 @@ from typing import Annotated
 
 import typer
 
-from bigm.cli.tables import print_table
-from bigm.config import PROJECT_FILE, USER_FILE, Settings, general_keys, home_folder, load, project_file, system_keys
+from bigm.cli.tables import as_written, print_table
+from bigm.config import (
+    PROJECT_FILE,
+    USER_FILE,
+    Key,
+    Settings,
+    general_keys,
+    home_folder,
+    load,
+    project_file,
+    system_keys,
+)
 
 app = typer.Typer(help="Show settings, and where they come from.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -23,13 +33,11 @@ def show(
     settings = load(environ={**os.environ, "BIGM_PROFILE": profile} if profile else os.environ)
     facts = values(settings)
     if as_json:
-        print(
-            json.dumps(
-                {key: {"value": value, "origin": settings.origin(key)} for key, value in facts.items()}, indent=1
-            )
-        )
+        shown = {key.name: {"value": value, "origin": settings.origin(key.name)} for key, value in facts.items()}
+        print(json.dumps(shown, indent=1))
         return
-    print_table(("KEY", "VALUE", "FROM"), [(key, _shown(value), settings.origin(key)) for key, value in facts.items()])
+    rows = [(key.name, as_written(key, value), settings.origin(key.name)) for key, value in facts.items()]
+    print_table(("KEY", "VALUE", "FROM"), rows)
 
 
 @app.command("path")
@@ -44,19 +52,13 @@ def path() -> None:
     print_table(("FILE", "PATH", "STATE"), rows)
 
 
-def values(settings: Settings) -> dict[str, object]:
+def values(settings: Settings) -> dict[Key, object]:
     """Every key and its value: the general ones, then those of systems."""
-    found: dict[str, object] = {}
-    for key in general_keys():
+    found: dict[Key, object] = {}
+    for key in [*general_keys(), *system_keys()]:
         section, _, name = key.name.rpartition(".")
-        found[key.name] = getattr(settings.timeouts if section else settings, name)
-    for key in system_keys():
-        section, _, name = key.name.rpartition(".")
-        found[key.name] = settings.systems.get(section, {}).get(name, key.default)
+        if section in ("", "timeouts"):
+            found[key] = getattr(settings.timeouts if section else settings, name)
+        else:
+            found[key] = settings.systems.get(section, {}).get(name, key.default)
     return found
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -15,7 +15,8 @@ from typing import Any
 import typer.main
 
 from bigm.cli.app import app
-from bigm.config import BYTES, SECONDS, TEXT, TRUTH, Key, general_keys, system_keys
+from bigm.cli.tables import as_written
+from bigm.config import BYTES, SECONDS, TEXT, TRUTH, general_keys, system_keys
 
 _WIDTH = 80
 PAGES = ("docs/cli.md", "docs/configuration.md")
@@ -47,8 +48,8 @@ def key_table() -> str:
     """The table of keys."""
     rows = ["| key | variable | default | what it is | value |", "| --- | --- | --- | --- | --- |"]
     for key in [*general_keys(), *system_keys()]:
-        words = key.kind.unit or key.kind.words
-        rows.append(f"| `{key.name}` | `{key.variable}` | {shown_default(key) or 'none'} | {key.what} | {words} |")
+        default, words = as_written(key, key.default) or "none", key.kind.unit or key.kind.words
+        rows.append(f"| `{key.name}` | `{key.variable}` | {default} | {key.what} | {words} |")
     return "\n".join(rows)
 
 
@@ -64,26 +65,8 @@ def example() -> str:
         indent = "  " if section else ""
         words = "" if key.kind in (TEXT, TRUTH, SECONDS, BYTES) else f" ({key.kind.words})"
         lines += textwrap.wrap(key.what + words, 100, initial_indent=indent + "# ", subsequent_indent=indent + "# ")
-        lines += [f"{indent}{name}: {shown_default(key)}".rstrip(), ""]
+        lines += [f"{indent}{name}: {as_written(key, key.default)}".rstrip(), ""]
     return "\n".join([*lines, _EXAMPLE_END])
-
-
-def shown_default(key: Key) -> str:
-    """The default as one would write it, with its unit; "" for none."""
-    if key.default is None or key.default == "":
-        return ""
-    if isinstance(key.default, bool):
-        return str(key.default).lower()
-    if key.kind is SECONDS:
-        return _with_unit(float(str(key.default)), (("h", 3600), ("min", 60), ("s", 1)))
-    if key.kind is BYTES:
-        return _with_unit(float(str(key.default)), (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)))
-    return str(key.default)
-
-
-def _with_unit(value: float, units: tuple[tuple[str, int], ...]) -> str:
-    unit, size = next((pair for pair in units if value >= 2 * pair[1] and value % pair[1] == 0), units[-1])
-    return f"{value / size:g} {unit}"
 
 
 def _command() -> Any:

@@ -1,9 +1,11 @@
-"""Tables and times as a person reads them."""
+"""Tables, times and values as a person reads and writes them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+
+from bigm.config import BYTES, SECONDS, Key
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
@@ -34,3 +36,23 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86400:.0f} d"
+
+
+def as_written(key: Key, value: object) -> str:
+    """A value as one would write it in a file, with its unit; "" for none."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    if key.kind is SECONDS:
+        return _with_unit(float(str(value)), (("h", 3600), ("min", 60), ("s", 1)))
+    if key.kind is BYTES:
+        return _with_unit(float(str(value)), (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1)))
+    return str(value)
+
+
+def _with_unit(value: float, units: tuple[tuple[str, int], ...]) -> str:
+    unit, size = next((pair for pair in units if value >= 2 * pair[1] and value % pair[1] == 0), units[-1])
+    return f"{value / size:g} {unit}"

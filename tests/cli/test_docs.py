@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bigm import errors
+from bigm import errors, lifecycle
 from bigm.cli.docs import EXAMPLE, PAGES, files
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,3 +28,21 @@ def test_every_exit_code_an_error_carries_is_documented() -> None:
     }
     assert carried <= documented
     assert {"2", "70", "75", "76", "77", "78", "79", "130", "143"} <= documented
+
+
+def test_messages_that_troubleshooting_explains_are_messages_of_bigm() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    source = "".join(path.read_text() for path in (ROOT / "bigm").rglob("*.py"))
+    messages = [
+        text for text in re.findall(r"`([^`]+)`\*\*", page) if not text.startswith(("No such option", "cause:"))
+    ]
+    pieces = [
+        piece.strip(" :;,")
+        for text in messages
+        for piece in re.split(r"\.\.\.|;|machines (?=could)|'[^']*'|\S*[/\d]\S*|\b[Xm0]\b", text)
+    ]
+    assert len(messages) > 15
+    of_pythons = {"invalid syntax", "cannot pickle", "No space left on device"}
+    assert [] == [piece for piece in pieces if len(piece) > 6 and piece not in source and piece not in of_pythons]
+    causes = re.findall(r"`cause: (\w+)`", page)
+    assert set(causes) <= {cause.value for cause in lifecycle.Cause}
