@@ -39,7 +39,7 @@ def test_messages_that_troubleshooting_explains_are_messages_of_bigm() -> None:
     pieces = [
         piece.strip(" :;,")
         for text in messages
-        for piece in re.split(r"\.\.\.|;|machines (?=could)|'[^']*'|\S*[/\d]\S*|\b[Xm0]\b", text)
+        for piece in re.split(r"\.\.\.|[;:]|machines (?=could)|service|'[^']*'|\S*[/\d]\S*|\b[Xm0]\b", text)
     ]
     assert len(messages) > 15
     of_pythons = {"invalid syntax", "cannot pickle", "No space left on device"}
