@@ -29,10 +29,11 @@ read -r _
 n=0
 while [ $((n += 1)) -lt 100 ]; do
     found=$(grep -lsF -e "$0" /proc/[0-9]*/environ)
-    [ -n "$found" ] || exit
+    [ -n "$found" ] || break
     for path in $found; do path=${path#/proc/}; kill -9 "${path%/environ}" 2>/dev/null; done
     sleep 0.1
 done
+[ -z "$1" ] || rm -rf "$1"
 """
 
 
@@ -104,9 +105,14 @@ def kill(mark: str, groups: set[int], keep: set[int]) -> None:
 
 
 class Guard:
-    """The process that outlives the agent by a moment. Needs /proc; elsewhere it does nothing."""
+    """The process that outlives the agent by a moment. Needs /proc; elsewhere it does nothing.
 
-    def __init__(self, mark: str) -> None:
+    Args:
+        mark: this machine's mark.
+        folder: removed at the end too, as the agent would have; or "".
+    """
+
+    def __init__(self, mark: str, folder: str) -> None:
         self.pid = 0
         self._pipe: Optional[int] = None
         shell = shutil.which("sh")
@@ -114,7 +120,7 @@ class Guard:
             return
         read, self._pipe = os.pipe()
         environ = {name: value for name, value in os.environ.items() if name != MARK}
-        command = [shell, "-c", _GUARD, mark.rpartition(",")[2]]
+        command = [shell, "-c", _GUARD, mark.rpartition(",")[2], folder]
         null = subprocess.DEVNULL
         process = subprocess.Popen(
             command, stdin=read, stdout=null, stderr=null, env=environ, cwd="/", start_new_session=True

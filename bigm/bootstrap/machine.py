@@ -77,7 +77,7 @@ class _Machine:
         mark = descendants.machine_mark(secrets.token_bytes(8))
         self._loop = Loop()
         self._armed: Optional[float] = None  # when the next tick is due
-        self._workers = Processes(self._loop, mark, command=command)
+        self._workers = Processes(self._loop, mark, folder, command=command)
         self.agent = Agent(
             launch,
             self._workers,

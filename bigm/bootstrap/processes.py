@@ -36,18 +36,23 @@ def worker_command(python: str, fd: int) -> list[str]:
     return [python, "-u", "-c", program_text("bigm.worker.launcher", f"main({fd})")]
 
 
+Command = Callable[[str, int], list[str]]
+
+
 class Processes(Workers):
     """The workers of one machine.
 
     Args:
         loop: calls us.
         mark: value of BIGM_MACHINE in their environment.
+        folder: the machine's own.
         command: makes the command line from interpreter and descriptor.
     """
 
-    def __init__(self, loop: Loop, mark: str, *, command: Callable[[str, int], list[str]] = worker_command) -> None:
+    def __init__(self, loop: Loop, mark: str, folder: str, *, command: Command = worker_command) -> None:
         self._loop = loop
         self._mark = mark
+        self._folder = folder
         self._command = command
         self._workers: dict[int, _Process] = {}
         self._guard: Optional[descendants.Guard] = None
@@ -87,7 +92,7 @@ class Processes(Workers):
     def _start(self, spec: WorkerSpec) -> WorkerStatus:
         if self._guard is None:
             descendants.become_subreaper()
-            self._guard = descendants.Guard(self._mark)
+            self._guard = descendants.Guard(self._mark, self._folder)
         self._ending = ""
         worker = _Process(spec, self._command, self._environment(spec))
         self._workers[spec.proc] = worker
@@ -223,9 +228,7 @@ def explain(status: WorkerStatus, ending: str) -> tuple[Cause, str]:
 class _Process:
     """One worker's process and its descriptors."""
 
-    def __init__(
-        self, spec: WorkerSpec, command: Callable[[str, int], list[str]], environment: Mapping[str, str]
-    ) -> None:
+    def __init__(self, spec: WorkerSpec, command: Command, environment: Mapping[str, str]) -> None:
         self.spec = spec
         self.deaf = False  # its end of the control channel is closed
         self.flowing = 2  # of its two output pipes, how many are open

@@ -74,7 +74,9 @@ class Place:
 class Machine:
     """One agent process."""
 
-    def __init__(self, place: Place, name: str, launch: Launch, bootstrap: Credentials, command: list[str]) -> None:
+    def __init__(
+        self, place: Place, name: str, launch: Launch, bootstrap: Credentials, command: list[str], program: str = ""
+    ) -> None:
         self.place, self.name, self.launch, self.bootstrap = place, name, launch, bootstrap
         self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
@@ -82,8 +84,10 @@ class Machine:
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(launch.to_json().encode() + b"\n")
+        self.process.stdin.write(program.encode() or launch.to_json().encode() + b"\n")
         self.process.stdin.flush()
+        if program:
+            self.process.stdin.close()  # Python runs a program from standard input when it has all of it
         ready = self.process.stdout.readline()
         assert ready, self.said()
         self.port = int(json.loads(ready)["port"])
