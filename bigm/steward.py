@@ -116,6 +116,7 @@ class Common:
 
     @property
     def timeouts(self) -> Timeouts:
+        """The cluster's."""
         return self.link.timeouts
 
 
