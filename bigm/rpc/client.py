@@ -289,7 +289,7 @@ class Channel:
     def disown(self) -> None:
         """In a forked child: let go of the descriptor, leave the connection to the parent."""
         self.closed = True
-        self.connection.close()
+        self.connection.disown()
 
 
 class Client:

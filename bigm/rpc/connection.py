@@ -322,7 +322,10 @@ class Connection:
 
     def _wait_writable(self, deadline: float) -> bool:
         poll = select.poll()
-        poll.register(self.sock, select.POLLOUT)
+        try:
+            poll.register(self.sock, select.POLLOUT)
+        except ValueError:  # its reader has closed it: the next attempt to send will find that too
+            return True
         timeout = None if deadline == _FOREVER else max(0.0, deadline - time.monotonic()) * 1000
         with waiting():
             return bool(poll.poll(timeout))
@@ -350,7 +353,12 @@ class Connection:
             pass
 
     def close(self) -> None:
-        """Let go of the socket. Only by its reader, or when there is none."""
+        """Let go of the socket. Only by its reader, or when there is none; a writer that waits wakes up."""
+        self.shutdown()
+        self.sock.close()
+
+    def disown(self) -> None:
+        """In a forked child: let go of the descriptor only; the connection is the parent's."""
         self.sock.close()
 
 

@@ -155,7 +155,8 @@ class _Peer:
         self.doomed = 0.0  # when it was told to go for breaking the rules
         self.closed = False
         self.lock = threading.Lock()
-        self._reading = True
+        self._receiving = False
+        self._full = False
         self._blocked = False
         self.connection = Connection(
             sock, context, wire.Decoder(server._limits, wire.FROM_CLIENT), on_blocked=self.block
@@ -169,21 +170,27 @@ class _Peer:
     def interest(self) -> None:
         """Tell the poller what we wait for. Under the lock."""
         if not self.closed:
-            self.server._poller.set(self.fd, (READ if self._reading else 0) | (WRITE if self._blocked else 0))
+            reads = not self._receiving and not self._full
+            self.server._poller.set(self.fd, (READ if reads else 0) | (WRITE if self._blocked else 0))
 
-    def reading(self, on: bool) -> None:
-        """Go on or stop reading calls from this connection."""
+    def receiving(self, on: bool) -> None:
+        """While a thread of its own receives a big payload, the turn does not read this connection."""
         with self.lock:
-            if self._reading != on:
-                self._reading = on
+            self._receiving = on
+            self.interest()
+
+    def check_queue(self) -> None:
+        """Read no more calls while too much of the replies to earlier ones is waiting to be sent."""
+        full = self.connection.queued > self.server._limits.queued
+        if full != self._full:
+            with self.lock:
+                self._full = full
                 self.interest()
 
     def block(self) -> None:
-        """The socket is full: go on when there is room, and read no more calls while too much is waiting."""
+        """The socket is full: go on when there is room."""
         with self.lock:
             self._blocked = True
-            if self.connection.queued > self.server._limits.queued:
-                self._reading = False
             self.interest()
 
     def unblock(self) -> None:
@@ -195,8 +202,7 @@ class _Peer:
             self.interest()
         if not self.connection.resume():
             self.block()
-        elif not self._reading and not self.connection.decoder.receiving_bulk:
-            self.reading(True)
+        self.check_queue()
 
 
 class Server:
@@ -377,7 +383,7 @@ class Server:
                 lull += 1
                 if lull > 50:
                     self._watch_wanted.clear()
-                    if self._inline is None:
+                    if self._inline is None and not self._closed:
                         self._watch_wanted.wait(60.0)
                     lull = 0
             else:
@@ -465,6 +471,7 @@ class Server:
             except KeyError:
                 return
             peer.connection.flush()
+            peer.check_queue()
 
     def _read(self, peer: _Peer) -> None:
         try:
@@ -483,7 +490,7 @@ class Server:
             self._doom(peer, str(e))
             return
         if peer.connection.decoder.receiving_bulk:
-            peer.reading(False)
+            peer.receiving(True)
             self._in_thread(lambda: self._receive_bulk(peer))
 
     def _receive_bulk(self, peer: _Peer) -> None:
@@ -503,7 +510,7 @@ class Server:
             return
         except WireError as e:
             self._doom(peer, str(e))
-        peer.reading(True)
+        peer.receiving(False)
         self._poller.wake()
 
     def _sweep(self, now: float) -> None:
@@ -647,6 +654,7 @@ class Server:
                 self._send_big(job.peer, frames)
             else:
                 job.peer.connection.send(frames)
+            job.peer.check_queue()
         self._end(job)
 
     def _send_big(self, peer: _Peer, frames: list[wire.Buffer]) -> None:
@@ -665,6 +673,7 @@ class Server:
             return
         id, segments = entry
         self._send_big(peer, wire.reply(event.id, self.in_flight, segments))
+        peer.check_queue()
         self._drop_parked(owner, id)
 
     def _drop_parked(self, peer: _Peer, id: int) -> None:
@@ -750,7 +759,7 @@ class Server:
         self._disowned = self._closed = True
         for peer in [*self._peers.values(), *self._handshakes.peers()]:
             peer.closed = True
-            peer.connection.close()
+            peer.connection.disown()
         self._peers.clear()
         self._poller.close()
         self._handshakes.disown()
