@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from bigm import config
 from bigm.authority import Authority
 from bigm.bootstrap.records import Launch
-from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, NotSupported
+from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, NotSupported, SystemFault
 from bigm.leases import Clock, Leases
 from bigm.lifecycle import Cause, Phase, State
 from bigm.machine import Machine
@@ -32,7 +32,7 @@ from bigm.rpc import codec
 from bigm.rpc.tls import Credentials
 from bigm.session import Session, program, session, tell_errors_plainly
 from bigm.steward import Common, Pings, Plan, Steward
-from bigm.systems.base import Instance, Spec, System, find_system
+from bigm.systems.base import ENDED, Instance, Spec, System, find_system
 from bigm.worker import program as on_machines
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class Cluster:
         self._stewards: list[Steward] = []
         self._dialled: dict[str, Pings] = {}
         self._launched = 0
+        self._unsettled: set[str] = set()
         self._numbered = 0
         self._closing = False
         self._left: list[Leftover] | None = None
@@ -318,6 +319,7 @@ class Cluster:
             launch = f"{self.id}-{self._launched}"
         bootstrap = self._authority.bootstrap(launch)
         boot = self._boot(launch, bootstrap)
+        self._unsettled.add(launch)
         run.intent(launch, system=self._system.name, cluster=self.id, machines=count)
         try:
             launched = self._system.launch(count, self._spec(), boot, launch)
@@ -328,7 +330,7 @@ class Cluster:
         number = len(launched.instances)
         run.event("launch", launch=launch, cluster=self.name, asked=count, launched=number, text=text)
         if not launched.instances:
-            run.settled(launch)
+            self._settle(launch)
             raise launched.failures[0] if launched.failures else BootError(f"{self._system.name} launched nothing")
         if number < count:
             self._session.terminal.warn(f"only {number} of {_machines(count)} could be launched: {text}")
@@ -361,7 +363,7 @@ class Cluster:
                     alive.discard(steward.instance.id)
                 none = not alive
             if none:
-                self._session.run.settled(launch)
+                self._settle(launch)
 
         stewards = []
         with self._board:
@@ -382,6 +384,10 @@ class Cluster:
             self._stewards += stewards
         return stewards
 
+    def _settle(self, launch: str) -> None:
+        self._unsettled.discard(launch)
+        self._session.run.settled(launch)
+
     # --- ending
 
     def _end_all(self) -> None:
@@ -393,7 +399,8 @@ class Cluster:
                 steward.stop(Cause.SHUTDOWN)
             with self._board:
                 self._board.wait_for(
-                    lambda: all(steward.machine._phase is Phase.ENDED for steward in living), self._patience()
+                    lambda: all(steward.machine._phase is Phase.ENDED for steward in living),
+                    self._settings.timeouts.ending(),
                 )
         except (KeyboardInterrupt, SystemExit):
             self._session.terminal.warn("interrupted again: ending the machines at once")
@@ -406,14 +413,8 @@ class Cluster:
         else:
             self._session.terminal.detail(f"ending {_machines(count)}")
 
-    def _patience(self) -> float:
-        """The longest that the steps of an end may take."""
-        limits = self._settings.timeouts
-        return limits.teardown + limits.grace + 2 * limits.drain + limits.linger + limits.terminate
-
     def _close(self) -> None:
-        """Let go of everything, machines that would not end included."""
-        left = [Leftover(steward.machine, error) for steward in self._stewards if (error := steward.left())]
+        """Let go of everything, and see what is left."""
         try:
             self._common.clock.close()
             if self._common.keeper is not None:
@@ -425,12 +426,29 @@ class Cluster:
             for pings in self._dialled.values():
                 pings.machine.close()
             self._common.pool.close()
-            for leftover in left:
-                self._session.terminal.warn(f"{leftover.machine.addr} could not be ended: {leftover.error}")
+            left = self._leftovers()
             self._session.closed(self)
             with self._board:
                 self._left = left
                 self._board.notify_all()
+
+    def _leftovers(self) -> list[Leftover]:
+        """Ask the system what still lives; settle the journal if that is nothing."""
+        try:
+            living = {instance.id for instance in self._system.describe() if instance.state != ENDED}
+            why: BigmError = BootError("its instance has not ended", hint="its lease will end it")
+        except SystemFault as error:
+            living, why = {steward.instance.id for steward in self._stewards}, error
+        left = [
+            Leftover(steward.machine, steward.machine._left or why)
+            for steward in self._stewards
+            if steward.instance.id in living
+        ]
+        for leftover in left:
+            self._session.terminal.warn(f"{leftover.machine.addr} could not be ended: {leftover.error}")
+        for launch in () if living else self._unsettled:
+            self._session.run.settled(launch)
+        return left
 
 
 def _machines(count: int) -> str:

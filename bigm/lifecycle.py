@@ -244,6 +244,10 @@ class Timeouts:
         """The lease of a machine on this computer, or elsewhere."""
         return self.lease_local if local else self.lease
 
+    def ending(self) -> float:
+        """The longest that all steps of a machine's end may take."""
+        return self.teardown + self.grace + 2 * self.drain + self.linger + self.terminate + 2 * self.ping
+
     def renewal_interval(self, lease: float, machines: int) -> float:
         """Seconds between two renewals of one machine's lease, when *machines* are leased by this driver."""
         return min(max(min(self.renewal, lease / 12), machines * self.renewal_pace), lease / 4)

@@ -122,9 +122,11 @@ class Machine(Peer):
         """
         self._end(Cause.SHUTDOWN)
         with self._board:
-            self._board.wait_for(lambda: self._phase is Phase.ENDED)
+            ended = self._board.wait_for(lambda: self._phase is Phase.ENDED, self._link.timeouts.ending())
         if self._left is not None:
             raise self._left
+        if not ended:
+            raise DeadlineExceeded(f"machine {self.addr} was not known to have ended in time")
 
     def cancel(self) -> None:
         """End the machine at once, without `teardown`, and without waiting for its end.

@@ -126,8 +126,9 @@ class Steward:
     Args:
         common: what it shares with the others.
         plan: what the machine is to run.
-        number: of the machine in its cluster.
-        label: the machine's name in the run's folder and on the terminal.
+        instance: where it is.
+        bootstrap: what its launch was given.
+        machine: its id.
         board: notified when the machine's state has changed.
         settled: called when it has ended, with its instance.
     """
@@ -151,6 +152,7 @@ class Steward:
         self._bootstrap = bootstrap
         self._settled = settled
         self._lock = threading.Lock()
+        self._enrolling = threading.Lock()
         self._watch: Watch | None = None
         self._info: Info | None = None
         self._supervisors: tuple[Client, ...] = ()
@@ -187,12 +189,6 @@ class Steward:
             self.machine._announce()
         for action in actions:
             self._perform(action)
-
-    def left(self) -> BigmError | None:
-        """Why something of the machine may be left, or None when it has ended for certain."""
-        if self.machine._phase is Phase.ENDED or self.machine._phase is Phase.UNSTARTED:
-            return self.machine._left
-        return DeadlineExceeded(f"machine {self.machine.addr} did not end in time")
 
     def stop(self, cause: Cause) -> None:
         """End the machine, because the user wants it."""
@@ -271,21 +267,28 @@ class Steward:
     def _enrol(self) -> None:
         common, machine = self._common, self.machine
         agent, info = self._reach_agent(common.authority.machine(machine.id))
-        maxprocs = self._plan.cpus or info.cpus
-        procs = maxprocs if self._plan.procs == "all" else self._plan.procs
-        machine._enrolled(info, agent, procs, maxprocs)
-        self._info = info
-        self._hold_lease(agent)
-        self._watch = Watch(
-            agent,
-            common.timeouts,
-            show=functools.partial(common.output.write, self.label, common.run.log(self.label), procs=procs),
-            reported=self._reported,
-            broken=functools.partial(common.pool.submit, self._lost_sight),
-        )
-        self._watch.ask()
+        with self._enrolling:
+            if machine.state is State.STOPPED:  # meanwhile; whoever winds it up has not known of this agent
+                agent.close()
+                return
+            maxprocs = self._plan.cpus or info.cpus
+            machine._enrolled(info, agent, maxprocs if self._plan.procs == "all" else self._plan.procs, maxprocs)
+            self._info = info
+            self._hold_lease(agent)
+            self._follow(agent)
         common.run.event("enrolled", machine=self.label, instance=self.instance.id, pid=info.pid, host=info.hostname)
         self.push(Event.ENROLLED)
+
+    def _follow(self, agent: Client) -> None:
+        output, log = self._common.output, self._common.run.log(self.label)
+        self._watch = Watch(
+            agent,
+            self._common.timeouts,
+            show=functools.partial(output.write, self.label, log, procs=self.machine.procs),
+            reported=self._reported,
+            broken=functools.partial(self._common.pool.submit, self._lost_sight),
+        )
+        self._watch.ask()
 
     def _reach_agent(self, credentials: Credentials) -> tuple[Client, Info]:
         """Dial until the instance answers, is known to have ended, or has had its time."""
@@ -488,7 +491,9 @@ class Steward:
     def _wind_up(self) -> None:
         """End what is left, in the order in which each can still tell of the one before."""
         machine, common = self.machine, self._common
-        if machine._lease is None:
+        with self._enrolling:
+            lease = machine._lease
+        if lease is None:
             self._terminate()
             return
         graceful = machine.cause is Cause.SHUTDOWN
@@ -497,7 +502,7 @@ class Steward:
         for supervisor in self._supervisors:
             supervisor.close()
         self._silence_agent(common.timeouts.grace if graceful else 0.0)
-        common.leases.drop(machine._lease)
+        common.leases.drop(lease)
         if common.keeper is not None:
             common.keeper.remove(machine.id)
         machine._agent.close()
