@@ -25,9 +25,10 @@ def use(name="bob"):
     with bigm.start() as cluster:
         (machine,) = cluster.start(1, services={"Greeter": Greeter()})
         cluster.wait([machine])
-        print(machine.call("Greeter.greet", name), os.getpid() == machine.call("Greeter.pid"))
+        there = os.getpid() != machine.call("Greeter.pid")
+        print(machine.call("Greeter.greet", name), there, type(machine.call("Greeter.me")) is Greeter)
 """
-SERVICE += "    def pid(self): return os.getpid()\n"
+SERVICE += "    def pid(self): return os.getpid()\n    def me(self): return self\n"
 MAIN = "if __name__ == '__main__':\n"
 ARGPARSE = """
 import argparse
@@ -71,7 +72,7 @@ def run(folder: Path, *command: str, status: int = 0, env: dict[str, str] | None
 
 def test_a_script_with_its_service_in_itself(tmp_path: Path):
     (tmp_path / "prog.py").write_text(SERVICE + USE + MAIN + "    use()")
-    assert "hello bob from Greeter, False, ['-x'] False\n" == run(tmp_path, "prog.py", "-x").stdout
+    assert "hello bob from Greeter, False, ['-x'] True True\n" == run(tmp_path, "prog.py", "-x").stdout
 
 
 @pytest.mark.slow
@@ -85,14 +86,14 @@ def test_flags_are_read_on_the_driver_only(tmp_path: Path, libraries: str, argum
     (tmp_path / "prog.py").write_text(
         SERVICE + USE + libraries + MAIN + ("    app()" if "typer" in libraries else "    main()")
     )
-    assert f"hello bob from Greeter, False, {arguments} False\n" == run(tmp_path, "prog.py", *arguments).stdout
+    assert f"hello bob from Greeter, False, {arguments} True True\n" == run(tmp_path, "prog.py", *arguments).stdout
 
 
 @pytest.mark.slow
 def test_a_script_with_its_service_in_a_sibling_module(tmp_path: Path):
     (tmp_path / "sibling.py").write_text(SERVICE)
     (tmp_path / "prog.py").write_text("import os, bigm\nfrom sibling import Greeter\n" + USE + MAIN + "    use()")
-    assert "hello bob from Greeter, False, [] False\n" == run(tmp_path.parent, str(tmp_path / "prog.py")).stdout
+    assert "hello bob from Greeter, False, [] True True\n" == run(tmp_path.parent, str(tmp_path / "prog.py")).stdout
 
 
 @pytest.mark.slow
@@ -118,7 +119,7 @@ def test_a_module_run_by_name(tmp_path: Path, module: str):
     (package / "services.py").write_text(SERVICE)
     program = "import os, bigm\nfrom .services import Greeter as Base\nclass Greeter(Base): pass\n" + USE
     (package / ("main.py" if module == "pkg.main" else "__main__.py")).write_text(program + MAIN + "    use()")
-    assert "hello bob from Greeter, False, ['-x'] False\n" == run(tmp_path, "-m", module, "-x").stdout
+    assert "hello bob from Greeter, False, ['-x'] True True\n" == run(tmp_path, "-m", module, "-x").stdout
 
 
 @pytest.mark.slow
@@ -129,7 +130,7 @@ def test_a_console_entry_point(tmp_path: Path):
     bin.mkdir()
     (bin / "greet").write_text("import sys\nfrom prog import use\n" + MAIN + "    sys.exit(use())\n")
     done = run(tmp_path, "bin/greet", env={"PYTHONPATH": str(tmp_path)})
-    assert "hello bob from Greeter, False, [] False\n" == done.stdout
+    assert "hello bob from Greeter, False, [] True True\n" == done.stdout
 
 
 @pytest.mark.slow
@@ -142,13 +143,13 @@ def test_a_folder_or_zip_file_with_a_main_module(tmp_path: Path, zipped: bool):
     else:
         (tmp_path / "prog").mkdir()
         (tmp_path / "prog" / "__main__.py").write_text(text)
-    assert "hello bob from Greeter, False, [] False\n" == run(tmp_path, "prog").stdout
+    assert "hello bob from Greeter, False, [] True True\n" == run(tmp_path, "prog").stdout
 
 
 @pytest.mark.slow
 def test_a_program_without_a_guard(tmp_path: Path):
     (tmp_path / "prog.py").write_text(SERVICE + USE + "use()\nprint('driver only')")
-    assert "hello bob from Greeter, False, [] False\ndriver only\n" == run(tmp_path, "prog.py").stdout
+    assert "hello bob from Greeter, False, [] True True\ndriver only\n" == run(tmp_path, "prog.py").stdout
 
 
 @pytest.mark.slow
@@ -175,7 +176,7 @@ def test_the_interpreters_options_hold_on_machines(tmp_path: Path):
 @pytest.mark.slow
 def test_a_prompt_forms_machines_that_are_threads_with_classes_of_its_own(tmp_path: Path):
     text = SERVICE + USE.replace("bigm.start()", "bigm.start('inprocess')") + "use()"
-    assert "hello bob from Greeter, True, [] True\n" == run(tmp_path, "-c", text).stdout
+    assert "hello bob from Greeter, True, [] False True\n" == run(tmp_path, "-c", text).stdout
 
 
 @pytest.mark.slow
