@@ -32,6 +32,11 @@ def main(how: str, lease: float) -> None:
             cluster.start(0, services={"M": Mortal()})
         elif how == "fork":
             fork(machines[0])
+        elif how == "forked":
+            if not os.fork():
+                time.sleep(5.0)
+                os._exit(0)
+            time.sleep(60.0)
         elif how == "gil":
             ctypes.PyDLL(None).usleep(ctypes.c_uint(60_000_000))
         else:

@@ -236,6 +236,7 @@ def test_a_driver_that_holds_its_gil_keeps_its_machines_elsewhere_by_the_keeper(
     assert not alive(pid)
 
 
+@pytest.mark.slow
 def test_a_driver_that_holds_its_gil_keeps_its_local_machines_for_most_of_a_lease() -> None:
     with bigm.start(timeouts={"lease_local": 2.0}) as cluster:
         [machine] = cluster.start(1, services={"M": Mortal()})

@@ -51,6 +51,10 @@ class Driver:
                 continue
         return found
 
+    def children(self) -> int:
+        """How many processes are the driver's own children."""
+        return len(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split())
+
     def ends(self, within: float = 20.0) -> tuple[int, str, str]:
         """Exit code and output, once it has ended by itself with nothing left."""
         out, err = self.process.communicate(timeout=within)
@@ -74,12 +78,19 @@ def drive() -> Iterator[object]:
             os.kill(pid, signal.SIGKILL)
 
 
+slow = pytest.mark.slow  # the same once more, from another side
+
+
 @pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
-    ids=lambda value: str(value),
+    ("how", "number", "code"),
+    [
+        ("call", signal.SIGINT, 130),
+        ("sleep", signal.SIGTERM, 143),
+        pytest.param("sleep", signal.SIGINT, 130, marks=slow),
+        pytest.param("call", signal.SIGTERM, 143, marks=slow),
+        pytest.param("sleep", signal.SIGHUP, 129, marks=slow),
+    ],
 )
-@pytest.mark.parametrize("how", ["sleep", "call"])
 def test_a_signal_ends_the_machines_and_gives_its_exit_code(drive, how: str, number: int, code: int) -> None:
     driver = drive(how)
     assert len(driver.left()) >= 4
@@ -88,7 +99,7 @@ def test_a_signal_ends_the_machines_and_gives_its_exit_code(drive, how: str, num
     assert (status, "Traceback" in err) == (code, False), err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=slow)])
 def test_a_second_signal_ends_the_machines_at_once(drive, number: int) -> None:
     driver = drive("sleep", "60", "slowly")
     driver.process.send_signal(number)
@@ -108,7 +119,7 @@ def assert_says(driver: Driver, word: str) -> None:
     pytest.fail(f"it never said {word!r}")
 
 
-@pytest.mark.parametrize("how", ["sleep", "call", "gil"])
+@pytest.mark.parametrize("how", ["call", pytest.param("sleep", marks=slow), pytest.param("gil", marks=slow)])
 def test_nothing_survives_a_driver_that_is_killed(drive, how: str) -> None:
     driver = drive(how)
     driver.process.kill()
@@ -117,14 +128,23 @@ def test_nothing_survives_a_driver_that_is_killed(drive, how: str) -> None:
     assert time.monotonic() - started < 5.0
 
 
+def test_a_forked_child_of_the_driver_does_not_hide_its_death(drive) -> None:
+    driver = drive("forked")
+    eventually(lambda: driver.children() == 3)
+    driver.process.kill()
+    eventually(lambda: len(driver.left()) == 1, 4.0, lambda: f"left behind: {driver.left()}")  # the child itself
+    driver.ends()
+
+
 def test_nothing_survives_one_lease_where_the_drivers_death_is_not_noticed(drive) -> None:
-    driver = drive("orphaned", "3")
+    driver = drive("orphaned", "2")
     driver.process.kill()
     driver.process.wait()
     assert driver.left(), "they noticed, and were not to"
     eventually(lambda: not driver.left(), 10.0, lambda: f"left behind: {driver.left()}")
 
 
+@slow
 def test_a_driver_that_reaches_its_end_with_a_cluster_open_ends_it(drive) -> None:
     status, _, err = drive("atexit").ends()
     assert (status, "Traceback" in err) == (0, False), err
@@ -134,9 +154,9 @@ def test_a_driver_that_reaches_its_end_with_a_cluster_open_ends_it(drive) -> Non
     ("how", "code", "words", "traceback"),
     [
         ("lost", 78, r"stopped: .*SIGKILL|stopped: .*signal 9", False),
-        ("config", 2, r"1 machine or more, not 0", False),
+        pytest.param("config", 2, r"1 machine or more, not 0", False, marks=slow),
         ("raise", 1, r"LookupError: the user's own", True),
-        ("exit", 7, "", False),
+        pytest.param("exit", 7, "", False, marks=slow),
     ],
 )
 def test_what_ends_a_program_decides_its_exit_code(drive, how: str, code: int, words: str, traceback: bool) -> None:

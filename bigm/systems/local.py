@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import IO
 
@@ -55,6 +56,7 @@ class Local(System):
         self._cluster = ""
         self._lock = threading.Lock()
         self._children: dict[str, _Child] = {}
+        _opened.add(self)
 
     def __repr__(self) -> str:
         return f"<Local: {len(self._children)} instances>"
@@ -184,6 +186,13 @@ class _Child:
         tail = os.pread(self.errors.fileno(), _SAID_AT_MOST, max(0, size - _SAID_AT_MOST))
         return tail.decode("utf-8", "replace").strip()
 
+    def disown(self) -> None:
+        """In a forked child of the driver: its copy of the pipe would hide the driver's death."""
+        if self.process.stdin is not None and not self.process.stdin.closed:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.process.stdin.fileno(), inheritable=False)
+            os.close(null)
+
     def close(self) -> None:
         """End the pipe it lives by."""
         assert self.process.stdin is not None
@@ -211,3 +220,15 @@ def _await_ports(children: Iterable[_Child], deadline: float) -> None:
             for key, _ in selector.select(max(0.0, deadline - time.monotonic())):
                 if key.data.hear():
                     selector.unregister(key.fileobj)
+
+
+_opened: weakref.WeakSet[Local] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for system in list(_opened):
+        for child in list(system._children.values()):
+            child.disown()
+
+
+os.register_at_fork(after_in_child=_after_fork)
