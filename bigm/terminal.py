@@ -76,7 +76,6 @@ class Terminal:
         self._live: Callable[[], str] | None = None
         self._live_since = 0.0
         self._drawn = ""
-        self._warned = ""
         self.last = ""
         """What bigm itself said last, as long as nothing else was shown after it."""
         self.restless = False
@@ -103,11 +102,8 @@ class Terminal:
             self._say(text)
 
     def warn(self, text: str) -> None:
-        """Something the user must know, whatever the verbosity; said once, though a program may die of it next."""
-        with self._lock:
-            if text != self._warned:
-                self._warned = text
-                self._say(text)
+        """Something the user must know, whatever the verbosity."""
+        self._say(text)
 
     @contextlib.contextmanager
     def live(self, status: Callable[[], str]) -> Iterator[None]:
