@@ -36,6 +36,7 @@ def elsewhere(place: Place, name: str = "m0") -> Machine:
     return machine
 
 
+@pytest.mark.slow
 def test_a_keeper_renews_every_lease_and_says_so(place):
     heard: queue.Queue[Renewal] = queue.Queue()
     machines = [elsewhere(place, f"m{number}") for number in range(2)]
@@ -166,6 +167,7 @@ def test_a_driver_that_holds_its_gil_for_two_leases_keeps_its_machines_and_kille
         end(process)
 
 
+@pytest.mark.slow
 def test_a_driver_and_a_keeper_that_are_killed_together_cost_one_lease():
     process, (keeper, *agents) = driver("time.sleep(60)")
     try:
