@@ -228,12 +228,18 @@ def load(
 
 def home_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """bigm's folder of this user: `BIGM_HOME`, else `~/.bigm`. It need not exist."""
-    return Path(environ.get("BIGM_HOME") or "~/.bigm").expanduser().absolute()
+    try:
+        return Path(environ.get("BIGM_HOME") or "~/.bigm").expanduser().absolute()
+    except RuntimeError as error:  # a user without a home, as in many containers
+        raise ConfigError(f"this user has no home folder: {error}", hint="set HOME or BIGM_HOME") from error
 
 
 def project_file(cwd: str | None = None) -> Path | None:
     """The nearest `bigm.yaml` from *cwd* upwards, or None."""
-    folder = Path(cwd).absolute() if cwd is not None else Path.cwd()
+    try:
+        folder = Path(cwd).absolute() if cwd is not None else Path.cwd()
+    except FileNotFoundError:
+        return None  # the working folder was removed
     for candidate in (folder, *folder.parents):
         path = candidate / PROJECT_FILE
         if path.is_file():
@@ -274,11 +280,11 @@ def system_keys() -> list[Key]:
     return found
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """The sentence that names what *word* was probably meant to be, or ""."""
+def nearest(word: str, known: Sequence[str], likeness: float = 0.6) -> str:
+    """The sentence that names what *word* was probably meant to be, or "" when nothing known is that like it."""
     import difflib  # only a mistake pays for it
 
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=likeness)
     return f"did you mean {matches[0]!r}?" if matches else ""
 
 
@@ -364,7 +370,7 @@ def _variables(environ: Mapping[str, str], keys: _Keys) -> Iterator[_Given]:
     for name in names:
         if name in known:
             yield _Given(known[name], environ[name] or None, name)
-        elif hint := nearest(name, [variable for variable in known if len(variable) > 9]):
+        elif hint := nearest(name, list(known), likeness=0.85):
             raise ConfigError(f"unknown setting {name} in the environment", hint=hint)
 
 

@@ -142,7 +142,7 @@ def test_a_count_in_the_program_is_a_whole_number(place: Place, value: object) -
 def test_a_variable_that_resembles_a_setting_is_refused_and_any_other_is_the_users(place: Place) -> None:
     said = "unknown setting BIGM_NMACHS in the environment; did you mean 'BIGM_NMACH'?"
     assert said == place.refused(BIGM_NMACHS="3")
-    assert place.load(BIGM_FAVOURITE_COLOUR="blue") == place.load()
+    assert place.load(BIGM_FAVOURITE_COLOUR="blue", BIGM_NAME_OF_MINE="x") == place.load()
 
 
 @pytest.mark.parametrize(
