@@ -314,6 +314,9 @@ class Server:
             self._ended.clear()
         for current in list(self._running.values()):
             current._cancel()
+        deadline = time.monotonic() + LINGER
+        while any(peer.connection.queued and not peer.closed for peer in peers) and time.monotonic() < deadline:
+            self._ended.wait(0.01)  # the last replies were queued by the thread that has the turn, which sends them now
         for peer in peers:
             peer.connection.end_sending()
         deadline = time.monotonic() + LINGER
