@@ -134,6 +134,7 @@ def test_an_error_of_bigms_that_nobody_handles_is_one_line_and_its_exit_code(
     assert (status, "", "bigm: what happened\n") == (done.returncode, done.stdout, done.stderr)
 
 
+@pytest.mark.slow
 def test_a_setup_that_raises_ends_the_program_with_75(work: Path) -> None:
     (work / "x.py").write_text(
         "import bigm\n"
@@ -237,6 +238,7 @@ def test_a_reader_that_leaves_ends_logs_quietly(home: Path) -> None:
         assert -signal.SIGPIPE == logs.wait(10)
 
 
+@pytest.mark.slow
 def test_a_closed_stderr_does_not_end_a_run(talk: Path, command: Command) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -250,6 +252,7 @@ def test_a_closed_stderr_does_not_end_a_run(talk: Path, command: Command) -> Non
     assert 1001 == len(command("logs").out.splitlines())
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_written_to_is_said_and_the_run_goes_on(talk: Path, home: Path, command: Command) -> None:
     (home / "runs").write_text("in the way")
     said = run_bigm("run", "talk.py")

@@ -88,6 +88,7 @@ def test_a_terminal_shows_colours_and_a_live_line_that_goes(talk: Path, screen: 
     assert "\n3\r\n" in shown.seen or "\x1b[K3\r\n" in shown.seen, "the program's own line is unmarked"
 
 
+@pytest.mark.slow
 def test_no_color_leaves_the_live_line_and_no_colour(talk: Path, screen: Callable[..., Screen]) -> None:
     shown = screen("run", "talk.py", NO_COLOR="1")
     assert 0 == shown.end()
