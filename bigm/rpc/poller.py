@@ -25,6 +25,7 @@ class Poller:
         self._backend = _Epoll() if hasattr(select, "epoll") else _Selector()
         self._backend.set(self._wake_read, READ)
         self._woken = False
+        self._closing = threading.Lock()
         self._closed = False
 
     def set(self, fd: int, interest: int) -> None:
@@ -42,10 +43,13 @@ class Poller:
         if self._woken or self._closed:
             return
         self._woken = True
-        try:
-            os.write(self._wake_write, _WAKE)
-        except BlockingIOError:  # it is as awake as it can be
-            pass
+        with self._closing:  # or the byte would go to whoever is given the descriptor next
+            if self._closed:
+                return
+            try:
+                os.write(self._wake_write, _WAKE)
+            except BlockingIOError:  # it is as awake as it can be
+                pass
 
     def wait(self, timeout: float) -> list[tuple[int, int]]:
         """Descriptors and what they are ready for, after at most *timeout* seconds (negative: no limit)."""
@@ -61,10 +65,11 @@ class Poller:
 
     def close(self) -> None:
         """Let go of its own descriptors. By who waits, or when nobody does; then nothing else has an effect."""
-        self._closed = True
-        self._backend.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._closing:
+            self._closed = True
+            self._backend.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
 
 class _Epoll:
