@@ -15,6 +15,10 @@ import threading
 import time
 from collections.abc import Iterator
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from bigm.authority import Authority
 from bigm.rpc.client import Client
 from bigm.rpc.identity import MACHINE, Identity
@@ -64,7 +68,8 @@ class Far:
         self.process = subprocess.Popen([sys.executable, __file__, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        pickle.dump(authority.machine(machine), self.process.stdin)
+        credentials = _with_host_name(authority) if kind == "grpc" else authority.machine(machine)
+        pickle.dump(credentials, self.process.stdin)
         self.process.stdin.flush()
         self.port = int(self.process.stdout.readline())
 
@@ -90,6 +95,23 @@ class Far:
         self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait(10)
+
+
+def _with_host_name(authority: Authority) -> Credentials:
+    """Credentials with the host name "m0", without which grpcio talks to nobody; ours have URIs only."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        authority._builder(x509.Name([]), key.public_key())
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("m0")]), critical=True)
+        .sign(authority._key, hashes.SHA256())
+    )
+    encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    return Credentials(
+        Identity(authority.cluster, MACHINE, "m0"),
+        authority.ca,
+        certificate.public_bytes(encoding),
+        key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain),
+    )
 
 
 @contextlib.contextmanager
