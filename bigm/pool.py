@@ -34,10 +34,12 @@ class Pool:
         return f"<Pool {self._name}: {len(self._threads)} of {self._most} threads, {self._jobs.qsize()} jobs waiting>"
 
     def submit(self, job: Callable[..., object], *args: object) -> None:
-        """Run *job* soon. After `close`, and where no thread can be made any more, in the calling thread."""
+        """Run *job* soon; where not one thread can be made any more, in the calling thread. Not after `close`."""
         with self._lock:
+            if self._closed:
+                return
             self._waiting -= 1
-            inline = self._closed or (self._waiting < 0 and not self._grow())
+            inline = self._waiting < 0 and not self._grow()
         if inline:
             job(*args)
         else:

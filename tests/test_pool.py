@@ -4,6 +4,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from bigm.pool import Pool
 from waiting import eventually
 
@@ -45,12 +47,22 @@ def test_close_lets_what_was_submitted_finish_and_ends_the_threads() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("bigm-test")]
 
 
-def test_after_close_jobs_run_in_the_calling_thread() -> None:
+def test_after_close_nothing_runs() -> None:
     pool = Pool("bigm-test", 2)
     pool.close()
-    names: list[str] = []
-    pool.submit(lambda: names.append(threading.current_thread().name))
-    assert names == [threading.current_thread().name]
+    ran: list[int] = []
+    pool.submit(ran.append, 1)
+    assert ran == []
+
+
+def test_where_no_thread_can_be_made_jobs_run_in_the_calling_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    ran: list[int] = []
+    Pool("bigm-test", 2).submit(ran.append, 1)
+    assert ran == [1]
 
 
 def test_jobs_run_while_the_interpreter_shuts_down() -> None:
