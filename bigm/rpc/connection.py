@@ -76,7 +76,7 @@ class Connection:
         self._out: deque[Buffer] = deque()
         self._writing = False
         self._ending = False
-        self._cipher: Optional[memoryview] = None  # encrypted and not sent; belongs to the writer
+        self._cipher: Optional[Buffer] = None  # encrypted and not sent; belongs to the writer
         self._cipher_plain = 0
         self._enqueued = 0
         self._sent = 0
@@ -212,6 +212,18 @@ class Connection:
 
     def send(self, buffers: Sequence[Buffer]) -> int:
         """Send a frame now as far as the socket takes it, the rest later; the position after it as in `enqueue`."""
+        if len(buffers) == 1:
+            with self._out_lock:
+                alone = not self._writing and not self._out
+                if alone:  # the usual case: nothing to join, nothing to wait for
+                    self._writing = True
+                    self._enqueued += len(buffers[0])
+                    position = self._enqueued
+            if alone:
+                self._encrypt(buffers[0])
+                if not self._write():
+                    self._on_blocked()
+                return position
         position = self.enqueue(buffers)
         self.flush()
         return position
@@ -275,7 +287,6 @@ class Connection:
                         self._end_sending()
                     return True
                 plain = self._take()
-            self._cipher_plain = len(plain)
             self._encrypt(plain)
 
     def _send_cipher(self) -> bool:
@@ -283,14 +294,16 @@ class Connection:
         assert cipher is not None
         while len(cipher):
             try:
-                cipher = cipher[self.sock.send(cipher, _DONTWAIT) :]
+                sent = self.sock.send(cipher, _DONTWAIT)
+                if sent == len(cipher):
+                    self._sent += self._cipher_plain
+                    break
+                cipher = memoryview(cipher)[sent:]
             except BlockingIOError:
                 self._cipher = cipher
                 return False
             except OSError:  # the other side is gone: the reader will find out, and why
                 break
-        else:
-            self._sent += self._cipher_plain
         self._cipher = None
         return True
 
@@ -311,14 +324,16 @@ class Connection:
 
     def _encrypt(self, plain: Buffer) -> None:
         tls, size, done = self.tls, len(plain), 0
-        view = memoryview(plain)
+        self._cipher_plain = size
         try:
+            with self._tls_lock:
+                done = tls.write(plain)
             while done < size:
                 with self._tls_lock:
-                    done += tls.write(view[done:] if done else plain)
+                    done += tls.write(memoryview(plain)[done:])
         except ssl.SSLError:  # the session is over: as for an OSError above
             pass
-        self._cipher = memoryview(self._outgoing.read())
+        self._cipher = self._outgoing.read()
 
     def _wait_writable(self, deadline: float) -> bool:
         poll = select.poll()

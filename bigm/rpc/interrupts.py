@@ -11,6 +11,8 @@ reading and writing to the I/O thread (`client`).
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # its getsignal() costs 50 ns; that of `signal`, which makes enums, 8 us
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -31,10 +33,20 @@ class _State:
 
 _state = _State()
 _get_ident = threading.get_ident
+_SIGINT = int(signal.SIGINT)
+_IGNORED = int(signal.SIG_IGN)
+_DEFAULT = int(signal.SIG_DFL)
 
 
-def _main_ident() -> Optional[int]:
-    return threading.main_thread().ident
+_main_ident = threading.main_thread().ident
+
+
+def _after_fork() -> None:
+    global _main_ident
+    _main_ident = threading.main_thread().ident
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def install(signum: int = signal.SIGINT, handler: Handler = signal.default_int_handler) -> None:
@@ -55,12 +67,13 @@ def uninstall(signum: int = signal.SIGINT) -> None:
 
 def in_main_thread() -> bool:
     """Whether this is the thread in which Python runs signal handlers."""
-    return _get_ident() == _main_ident()
+    return _get_ident() == _main_ident
 
 
 def owned() -> bool:
     """Whether Ctrl-C cannot break a call of the main thread: its handler is ours, or it raises nothing."""
-    return signal.getsignal(signal.SIGINT) in (_on_signal, signal.SIG_IGN, signal.SIG_DFL)
+    handler = _signal.getsignal(_SIGINT)
+    return handler is _on_signal or handler in (_IGNORED, _DEFAULT)
 
 
 def _on_signal(signum: int, frame: Optional[FrameType]) -> None:
