@@ -165,13 +165,14 @@ class Machine(Peer):
         with self._board:
             self._board.notify_all()
 
-    def _open(self) -> None:
-        """Let calls go out."""
+    def _open(self, workers: tuple[Client, ...]) -> bool:
+        """Let calls go out to *workers*; False when it died meanwhile."""
         with self._lock:
             if self._phase is not Phase.SERVING:
-                return  # it died meanwhile
-            self._clients = self._add_workers(self._procs)
+                return False
+            self._clients = workers
         self._release_waiting()
+        return True
 
     def _fail(self) -> None:
         """Fail calls in flight and to come."""

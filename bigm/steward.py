@@ -231,7 +231,7 @@ class Steward:
             case Action.SET_UP:
                 self._set_up()
             case Action.OPEN_CALLS:
-                self.machine._open()
+                self._open_calls()
             case Action.FAIL_CALLS:
                 self.machine._fail()
             case Action.WIND_UP:
@@ -403,6 +403,11 @@ class Steward:
         for supervisor in self._supervisors:
             supervisor.submit_internal("Supervisor.setup", args, timeout=self._common.timeouts.setup, done=done)
 
+    def _open_calls(self) -> None:
+        """Let calls go out, on the connections by which the services were registered."""
+        if self.machine._open(self._supervisors):
+            self._supervisors = ()
+
     def _succeeded(self, reply: CallFuture, cause: Cause, what: str) -> bool:
         """Look at the answer of a step; on the I/O thread. A failure ends the machine."""
         try:
@@ -510,14 +515,16 @@ class Steward:
 
     def _tear_down(self) -> None:
         timeout = self._common.timeouts.teardown
-        calls = [supervisor.submit("Supervisor.teardown", timeout=timeout) for supervisor in self._supervisors]
-        for call in calls:
+        supervisors = self.machine._add_workers(self.machine.procs)  # those of before have failed with the calls
+        for call in [supervisor.submit("Supervisor.teardown", timeout=timeout) for supervisor in supervisors]:
             try:
                 failures = call.result()
             except BigmError as error:
                 failures = (f"teardown on {self.label} failed: {error}",)
             for text in failures:
                 self._common.output.terminal.warn(text)
+        for supervisor in supervisors:
+            supervisor.close()
 
     def _silence_agent(self, grace: float) -> None:
         """Let the agent end its workers, read their output to its end, and let it go."""
