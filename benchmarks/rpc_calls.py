@@ -106,7 +106,7 @@ def _median(call: Callable[[], None]) -> float:
 
 def _while_sleeping(client: Client, null: Callable[[], None]) -> float:
     sleeper = client.submit("S.sleep", (SECONDS * 1.5,))
-    time.sleep(0.05)
+    time.sleep(0.05)  # leave the core to others between two turns
     result = _median(null)
     sleeper.result()
     return result

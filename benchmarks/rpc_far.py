@@ -34,7 +34,7 @@ class Service:
 
     def sleep(self, seconds: float) -> None:
         """Sleep."""
-        time.sleep(seconds)
+        time.sleep(seconds)  # the method is the work itself
 
     def take(self, value: object) -> int:
         """Receive something big; the peak memory of this process in KiB."""

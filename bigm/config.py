@@ -182,6 +182,7 @@ class Key(NamedTuple):
 
     @property
     def variable(self) -> str:
+        """The environment variable that sets it."""
         return "BIGM_" + self.name.upper().replace(".", "_").replace("-", "_")
 
 

@@ -144,6 +144,7 @@ class Run:
 
     @property
     def id(self) -> str:
+        """What `bigm logs` and `bigm ps` call it."""
         return self.info.id
 
     @classmethod

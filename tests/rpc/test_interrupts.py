@@ -25,7 +25,7 @@ class Service:
         return value
 
     def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+        time.sleep(seconds)  # the method is the work itself
 
 
 def interrupt(times: int, client: Client) -> tuple[int, int]:
