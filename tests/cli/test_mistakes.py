@@ -100,6 +100,7 @@ def test_an_interpreter_that_does_not_exist_is_refused(command: Command, talk: P
 def test_an_interpreter_without_bigm_is_refused_with_what_to_do(
     command: Command, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # it may lead there after all
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True, timeout=60)
     python = f"{tmp_path}/venv/bin/python"
     said = refused(command("run", "--python", python, "talk.py"))

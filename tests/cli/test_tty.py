@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -39,11 +40,10 @@ class Screen:
         )
         os.close(theirs)
         self.seen = ""
+        self._deadline = time.monotonic() + 60.0
 
-    def read_until(self, text: str, timeout: float = 60.0) -> None:
-        deadline = time.monotonic() + timeout
+    def read_until(self, text: str) -> None:
         while text not in self.seen:
-            assert time.monotonic() < deadline, f"{text!r} not seen in {self.seen!r}"
             if not self._read():
                 raise AssertionError(f"ended without {text!r}: {self.seen!r}")
 
@@ -59,6 +59,10 @@ class Screen:
         os.close(self._ours)
 
     def _read(self) -> bool:
+        left = self._deadline - time.monotonic()
+        assert left > 0, f"still running, having said {self.seen!r}"
+        if not select.select([self._ours], [], [], left)[0]:
+            return True
         try:
             data = os.read(self._ours, 65536)
         except OSError:
