@@ -106,7 +106,7 @@ def _median(call: Callable[[], None]) -> float:
 
 def _while_sleeping(client: Client, null: Callable[[], None]) -> float:
     sleeper = client.submit("S.sleep", (SECONDS * 1.5,))
-    time.sleep(0.05)  # leave the core to others between two turns
+    time.sleep(0.05)  # until it has begun; if it has not, this measures the same
     result = _median(null)
     sleeper.result()
     return result
