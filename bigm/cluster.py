@@ -30,7 +30,7 @@ from bigm.pool import Pool
 from bigm.program import alias_main, interpreter_options, is_driver, main_module, require_import_path, search_path
 from bigm.rpc import codec
 from bigm.rpc.tls import Credentials
-from bigm.session import Session, program, session, tell_errors_plainly
+from bigm.session import Session, can_start_threads, program, session, tell_errors_plainly
 from bigm.steward import Common, Pings, Plan, Steward
 from bigm.systems.base import ENDED, Instance, Spec, System, find_system
 from bigm.worker import program as on_machines
@@ -392,6 +392,9 @@ class Cluster:
 
     def _end_all(self) -> None:
         living = [steward for steward in self._stewards if steward.machine._phase < Phase.ENDED]
+        if living and not can_start_threads():
+            self._session.terminal.warn("the program ended with a cluster open: no `teardown`, the last output is lost")
+            return  # `_close` ends them without ceremony
         try:
             if living:
                 self._announce_end(len(living))

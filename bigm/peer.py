@@ -33,6 +33,7 @@ from bigm.rpc.tls import Credentials
 
 T = TypeVar("T")
 
+_OWN = "Supervisor."  # bigm's own calls
 _RETRY_FIRST = 0.05  # seconds before the first further attempt of retry_call; doubled from there
 _RETRY_MOST = 5.0
 
@@ -210,8 +211,8 @@ class Peer(Calls):
         return time.monotonic() - started
 
     def statistics(self) -> dict[str, MethodStats]:
-        """Counts, errors, bytes and latencies of the calls made from here, by method."""
-        return self.stats.snapshot()
+        """Counts, errors, bytes and latencies of the calls to services made from here, by method."""
+        return {name: stats for name, stats in self.stats.snapshot().items() if not name.startswith(_OWN)}
 
     def close(self, error: Optional[BaseException] = None) -> None:
         """Let go of all connections. Calls in flight and later ones raise *error*, or `Unreachable`."""

@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn, Protocol
@@ -83,7 +84,7 @@ class Session:
         self.verbose = settings.verbosity == "verbose"
         self._status: int | None = 0
         self._error = ""
-        atexit.register(self._at_exit)
+        _before_exit(self._at_exit)
 
     def __repr__(self) -> str:
         return f"<Session {self.run.id}: {len(self._clusters)} clusters>"
@@ -161,6 +162,7 @@ class Session:
         if os.getpid() != self.pid:
             return
         try:
+            _await_threads()
             for cluster in list(self._clusters):
                 cluster.shutdown()
         except (KeyboardInterrupt, SystemExit) as error:  # the second signal: the machines were ended at once
@@ -177,6 +179,36 @@ class Session:
             except (AttributeError, OSError, ValueError):  # None, closed, or of a reader that is gone
                 pass
         os._exit(status)
+
+
+def _before_exit(function: Callable[[], None]) -> None:
+    """Have *function* called when the main thread is done, while threads can still be made.
+
+    `atexit` is too late for that from Python 3.12 on, and ending machines takes threads. concurrent.futures uses the
+    same hook. In 3.12.0 to 3.12.2 even this is too late (gh-113964): there the machines are ended without ceremony.
+    """
+    try:
+        threading._register_atexit(function)  # type: ignore[attr-defined]  # no public way
+    except (AttributeError, RuntimeError):
+        atexit.register(function)
+
+
+def _await_threads() -> None:
+    """Wait for the program's own threads, as the interpreter would next: they may be calling machines."""
+    ours = {threading.current_thread(), threading.main_thread()}
+    executors = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", {})  # told to end after us
+    for thread in threading.enumerate():
+        if not thread.daemon and thread not in ours and thread not in executors:
+            thread.join()
+
+
+def can_start_threads() -> bool:
+    """Whether threads can be made: not while the interpreter shuts down."""
+    try:
+        threading.Thread(target=int, name="bigm-probe").start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def program() -> str:

@@ -197,7 +197,7 @@ class Steward:
 
     def _soon(self, *push: Any) -> None:
         """Push from a thread that must not wait."""
-        self._common.pool.submit(self.push, *push)
+        self._in_pool(functools.partial(self.push, *push), Cause.BOOT)
 
     def _tell(self, phase: Phase) -> None:
         machine, cause = self.machine, self.machine.cause
@@ -251,9 +251,11 @@ class Steward:
         except BigmError as error:
             self.push(Event.FAILED, cause, error)
         except Exception as error:  # noqa: BLE001
-            said = f"machine {self.machine.addr} could not be started: {type(error).__name__}: {error}"
+            said = f"machine {self.machine.addr} met a bug: {type(error).__name__}: {error}"
             failure = MachineStopped(said, cause=cause)
             failure.__cause__ = error
+            if self.machine.state is State.STOPPED:
+                self._common.output.terminal.warn(said)
             self.push(Event.FAILED, cause, failure)
 
     def _failed_later(self, cause: Cause, error: WireError) -> None:
@@ -494,13 +496,17 @@ class Steward:
     # --- the end
 
     def _wind_up(self) -> None:
+        with self._enrolling:
+            lease = self.machine._lease
+        try:
+            if lease is not None:
+                self._take_leave(lease)
+        finally:
+            self._terminate()
+
+    def _take_leave(self, lease: Lease) -> None:
         """End what is left, in the order in which each can still tell of the one before."""
         machine, common = self.machine, self._common
-        with self._enrolling:
-            lease = machine._lease
-        if lease is None:
-            self._terminate()
-            return
         graceful = machine.cause is Cause.SHUTDOWN
         if graceful and self._plan.teardown:
             self._tear_down()
@@ -511,7 +517,6 @@ class Steward:
         if common.keeper is not None:
             common.keeper.remove(machine.id)
         machine._agent.close()
-        self._terminate()
 
     def _tear_down(self) -> None:
         timeout = self._common.timeouts.teardown
@@ -538,9 +543,13 @@ class Steward:
             self._watch.abandon(str(error))
 
     def _terminate(self) -> None:
-        error = self._common.system.terminate([self.instance.id]).get(self.instance.id)
-        self.machine._left = error
-        self.push(Event.GONE)
+        id = self.instance.id
+        try:
+            self.machine._left = self._common.system.terminate([id]).get(id)
+        except SystemFault as error:
+            self.machine._left = error
+        finally:
+            self.push(Event.GONE)
 
 
 class _Countdown:

@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 
 import bigm
@@ -16,7 +17,8 @@ def main(how: str, lease: float) -> None:
     settings = {"local": {"parent_death": how != "orphaned"}, "timeouts": {"lease_local": lease, "teardown": 60.0}}
     cluster = bigm.start("local", **settings)
     if how == "atexit":
-        show(cluster)
+        machines = show(cluster)
+        threading.Thread(target=lambda: print(machines[0].call("M.sleep", 0.5), flush=True)).start()
         return
     with cluster:
         machines = show(cluster)
@@ -34,7 +36,7 @@ def main(how: str, lease: float) -> None:
             fork(machines[0])
         elif how == "forked":
             if not os.fork():
-                time.sleep(5.0)
+                time.sleep(60.0)
                 os._exit(0)
             time.sleep(60.0)
         elif how == "gil":
