@@ -130,8 +130,8 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and os.getpid() == self._pid:
-            self._session.ends_with(error)
+        if isinstance(error, (SystemExit, KeyboardInterrupt)) and os.getpid() == self._pid:
+            self._session.ends_with(error)  # any other may be handled further up, or reaches the hook
         self.shutdown()
 
     @property

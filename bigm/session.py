@@ -105,6 +105,7 @@ class Session:
         if not self._clusters:
             self._output = Output(self.terminal)
             self._install()
+        self._status, self._error = 0, ""  # whatever ended an earlier cluster did not end the program
         self._clusters.append(cluster)
         assert self._output is not None
         return self._output
@@ -119,7 +120,7 @@ class Session:
             self._output.close()
 
     def ends_with(self, error: BaseException) -> None:
-        """The program leaves a cluster's block by *error*: remember the status that this will lead to."""
+        """*error* ends the program, or is about to: remember the status that this leads to."""
         self._status, self._error = exit_status(error), str(error)
 
     @property
