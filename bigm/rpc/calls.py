@@ -37,6 +37,7 @@ class Pending:
     __slots__ = (
         "channel",
         "deadline",
+        "gate",
         "id",
         "idempotent",
         "method",
@@ -57,13 +58,14 @@ class Pending:
         self.deadline = deadline
         self.idempotent = idempotent
         self.token = token
-        self.size = len(segments[0]) if len(segments) == 1 else wire.size_of(segments)
+        self.size = wire.size_of(segments)
         self.started = time.monotonic()
         self.sends = 0
         self.id = 0
         self.position = 0
         self.channel: Optional[Channel] = None
         self.outcome: Optional[Outcome] = None
+        self.gate: Optional[threading.Lock] = None  # where a WaitingCall's thread sleeps
 
     def settle(self, outcome: Outcome) -> None:
         """Take the outcome; only once, by whoever took the call out of its channel."""
@@ -80,13 +82,7 @@ class Pending:
 class WaitingCall(Pending):
     """A call that one thread waits for, which may be asked to read the connection for all."""
 
-    __slots__ = ("gate",)
-
-    def __init__(
-        self, method: str, segments: Sequence[wire.Buffer], deadline: float, idempotent: bool, token: int = 0
-    ) -> None:
-        super().__init__(method, segments, deadline, idempotent, token)
-        self.gate: Optional[threading.Lock] = None
+    __slots__ = ()
 
     def settle(self, outcome: Outcome) -> None:
         self.outcome = outcome
@@ -217,6 +213,7 @@ class Inbox:
         self._settled: list[AwaitedCall] = []
 
     def put(self, call: AwaitedCall) -> None:
+        """Have *call* settled by the loop, soon. For any thread."""
         with self._lock:
             self._settled.append(call)
             if len(self._settled) > 1:

@@ -16,6 +16,7 @@ the server's goodbye says so. Otherwise it fails with MayHaveRun, unless it is i
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
@@ -223,6 +224,7 @@ class Channel:
             self._io.unwatch(self)
 
     def on_readable(self) -> None:
+        """Read, unless a waiting thread does."""
         with self.lock:
             if self._leading or self.closed:
                 return
@@ -240,6 +242,7 @@ class Channel:
                 self._io.poller.set(self.fd, (READ if self._watched else 0) | WRITE)
 
     def on_writable(self) -> None:
+        """Go on writing."""
         with self.lock:
             if not self._blocked or self.closed:
                 return
@@ -249,6 +252,7 @@ class Channel:
             self.on_blocked()
 
     def flush(self) -> None:
+        """Write what is queued."""
         if self.closed:
             return
         self.connection.flush()
@@ -258,6 +262,7 @@ class Channel:
                     self._set_watched(True)
 
     def watch_if_idle(self) -> bool:
+        """Have the end noticed of a connection that nobody used since the last time; whether that is so."""
         with self.lock:
             if self.closed or self._watched:
                 return True
@@ -268,6 +273,7 @@ class Channel:
             return True
 
     def expire(self, now: float) -> float:
+        """Fail the calls of futures that are past their deadline; the next deadline."""
         next_deadline = NEVER
         for call in list(self.pending.values()):
             if isinstance(call, WaitingCall):
@@ -341,7 +347,7 @@ class Client:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._id = 0
+        self._next_id: Callable[[], int] = itertools.count(1).__next__  # atomic
         self._main: Optional[Channel] = None
         self._bulk: list[Channel] = []
         self._bulk_dials = 0
@@ -527,11 +533,6 @@ class Client:
             call.gate.acquire(timeout=-1 if call.deadline == NEVER else max(0.0, min(left, 1e6)))
 
     # Sending.
-
-    def _next_id(self) -> int:
-        with self._lock:
-            self._id += 1
-            return self._id
 
     def _dispatch(self, call: Pending) -> None:
         """Send a call without waiting: over the main connection, which is dialled if need be. Any thread."""
@@ -754,11 +755,12 @@ class Client:
         """The result of an outcome, or its error raised."""
         if isinstance(outcome, wire.Parked):
             outcome = self._fetch(call, outcome)
-        failed = not isinstance(outcome, wire.Reply)
-        size = 0 if isinstance(outcome, (BaseException, wire.Parked)) else wire.size_of(outcome.segments)
-        self.stats.record(call.method, time.monotonic() - call.started, call.size, size, failed)
+        seconds = time.monotonic() - call.started
         if isinstance(outcome, wire.Reply):
+            self.stats.record(call.method, seconds, call.size, wire.size_of(outcome.segments), False)
             return codec.loads(outcome.segments)
+        size = wire.size_of(outcome.segments) if isinstance(outcome, wire.Error) else 0
+        self.stats.record(call.method, seconds, call.size, size, True)
         raise self._error_of(call, outcome)
 
     def _error_of(self, call: Pending, outcome: Outcome) -> BaseException:

@@ -309,7 +309,7 @@ class Server:
         for peer in peers:
             self._say_goodbye(peer, f"{self.name} is closing")
         deadline = time.monotonic() + grace
-        while self._running and time.monotonic() < deadline:
+        while any(peer.jobs for peer in peers) and time.monotonic() < deadline:
             self._ended.wait(min(0.1, max(0.0, deadline - time.monotonic())))
             self._ended.clear()
         for current in list(self._running.values()):
@@ -458,6 +458,7 @@ class Server:
             if not mine:
                 self._finish(job, frames)
                 return False
+            self._running.pop((job.peer.fd, job.call.id), None)
             if frames:
                 job.peer.connection.enqueue(frames)
                 self._dirty[job.peer] = None
@@ -644,14 +645,15 @@ class Server:
         return wire.error(id, len(self._running) - 1, code, codec.refusal(text))
 
     def _end(self, job: _Job) -> None:
+        """After its answer was queued."""
         job.peer.jobs.pop(job.call.id, None)
-        self._running.pop((job.peer.fd, job.call.id), None)
         if job.peer.goodbye and not job.peer.jobs:
             self._ended.set()
             job.peer.connection.end_sending()
 
     def _finish(self, job: _Job, frames: list[wire.Buffer]) -> None:
         """Answer a call from a thread that has not the turn."""
+        self._running.pop((job.peer.fd, job.call.id), None)
         if frames:
             if wire.size_of(frames) > BULK:
                 self._send_big(job.peer, frames)
