@@ -142,8 +142,6 @@ class Supervisor:
     def _rebuild(self, name: str, pickled: bytes) -> Any:
         try:
             service = pickle.loads(pickled)
-        except ImportError as error:
-            raise self._failed(name, "rebuilt", error, f"sys.path there is {sys.path}") from error
         except BaseException as error:
             raise self._failed(name, "rebuilt", error) from error
         if isinstance(service, type):
@@ -164,9 +162,11 @@ class Supervisor:
             except BaseException as error:
                 raise self._failed(service, "set up", error) from error
 
-    def _failed(self, name: str, what: str, error: BaseException, hint: str = "") -> ServiceFailed:
+    def _failed(self, name: str, what: str, error: BaseException) -> ServiceFailed:
+        """Says what and where, with the user's part of the traceback: it is his code that has to be looked at."""
         said = f"{type(error).__name__}: {error}".rstrip(": ")
-        return ServiceFailed(f"service {name!r} could not be {what} on {self._where}: {said}", hint=hint)
+        advice = f"; sys.path there is {sys.path}" if isinstance(error, ImportError) else ""
+        return ServiceFailed(f"service {name!r} could not be {what} on {self._where}: {said}{advice}\n{_shown(error)}")
 
 
 def _public_methods(service: object) -> list[str]:
@@ -177,4 +177,6 @@ def _public_methods(service: object) -> list[str]:
 
 
 def _shown(error: BaseException) -> str:
-    return "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
+    """The traceback as Python prints it, without the frame of ours that it begins with."""
+    users = error.__traceback__.tb_next if error.__traceback__ else None
+    return "".join(traceback.format_exception(type(error), error, users)).rstrip()
