@@ -7,6 +7,7 @@ Wire: TLS 1.3 with ALPN "bigm-boot/1". The driver sends 8 bytes of length, big-e
 makes; boot answers "ok" when it has the digest of the launch, and closes. From then on the same port is the agent's.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -36,18 +37,18 @@ def boot(launch: "dict[str, Any]") -> None:
     listener.bind((launch["host"], launch["port"]))
     listener.listen(512)
     print(json.dumps({"port": listener.getsockname()[1], "pid": os.getpid()}), flush=True)
-    agents: list[bytes] = []
+    agents: list[tuple[bytes, ssl.SSLSocket]] = []
     done, slots = socket.socketpair(), threading.BoundedSemaphore(AT_ONCE)
 
     def receive(connection: socket.socket) -> None:
+        tls = connection
         try:
-            with context.wrap_socket(connection, True) as tls:
-                agents.append(receive_agent(tls, launch))
+            tls = context.wrap_socket(connection, True)
+            agents.append((receive_agent(tls, launch), tls))
             done[0].send(b"x")
         except (OSError, ValueError) as error:
             print("boot:", error, file=sys.stderr)
-        finally:
-            connection.close()
+            tls.close()
             slots.release()
 
     while done[1] not in select.select([listener, done[1]], [], [])[0]:
@@ -57,10 +58,13 @@ def boot(launch: "dict[str, Any]") -> None:
             threading.Thread(target=receive, args=(connection,), name="bigm-boot", daemon=True).start()
         else:
             connection.close()
+    agent, tls = agents[0]
+    with tls, contextlib.suppress(OSError):  # a driver that does not hear of it asks who listens, and finds the agent
+        tls.sendall(b"ok")  # not before we have ceased to accept: its next connection is the agent's
     launch["folder"] = launch["folder"] or tempfile.mkdtemp(prefix="bigm-")
     path = os.path.join(launch["folder"], "agent.zip")
     with open(path, "wb") as file:
-        file.write(zlib.decompress(agents[0]))
+        file.write(zlib.decompress(agent))
     sys.path.insert(0, path)
     from bigm.bootstrap import machine, records
 
@@ -93,5 +97,4 @@ def receive_agent(tls: ssl.SSLSocket, launch: "dict[str, Any]") -> bytes:
         data = stream.read(size) if size <= LARGEST else b""
     if hashlib.sha256(data).hexdigest() != launch["agent_digest"]:
         raise ValueError("refused an agent of another digest")
-    tls.sendall(b"ok")
     return data
