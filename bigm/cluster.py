@@ -436,21 +436,22 @@ class Cluster:
                 self._board.notify_all()
 
     def _leftovers(self) -> list[Leftover]:
-        """Ask the system what still lives; settle the journal if that is nothing."""
+        """Ask the system about machines that are not known to have ended; settle the journal as far as can be."""
+        doubtful = [s for s in self._stewards if s.machine._phase is not Phase.ENDED or s.machine._left is not None]
+        if not doubtful and not self._unsettled:
+            return []
+        why: BigmError = BootError("its instance has not ended", hint="its lease will end it")
         try:
-            living = {instance.id for instance in self._system.describe() if instance.state != ENDED}
-            why: BigmError = BootError("its instance has not ended", hint="its lease will end it")
+            found = [instance for instance in self._system.describe() if instance.state != ENDED]
         except SystemFault as error:
-            living, why = {steward.instance.id for steward in self._stewards}, error
-        left = [
-            Leftover(steward.machine, steward.machine._left or why)
-            for steward in self._stewards
-            if steward.instance.id in living
-        ]
+            found, why = [steward.instance for steward in doubtful], error
+        living = {instance.id for instance in found}
+        left = [Leftover(s.machine, s.machine._left or why) for s in doubtful if s.instance.id in living]
         for leftover in left:
             self._session.terminal.warn(f"{leftover.machine.addr} could not be ended: {leftover.error}")
-        for launch in () if living else self._unsettled:
-            self._session.run.settled(launch)
+        for launch in list(self._unsettled):
+            if not any(instance.launch == launch for instance in found):
+                self._settle(launch)
         return left
 
 
