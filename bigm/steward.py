@@ -10,6 +10,7 @@ the system is asked whether the instance still lives; when that is not certain t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -537,10 +538,12 @@ class Steward:
         assert self._watch is not None
         try:
             final = agent.call("Agent.shutdown", (grace,), timeout=grace + 2 * timeouts.drain + timeouts.ping)
-            self._watch.finish(final.end_offset, timeouts.linger)
-            agent.call("Agent.exit", timeout=timeouts.ping)
         except BigmError as error:
             self._watch.abandon(str(error))
+            return
+        self._watch.finish(final.end_offset, timeouts.linger)
+        with contextlib.suppress(WireError):  # its answer may be lost with the agent
+            agent.call("Agent.exit", timeout=timeouts.ping)
 
     def _terminate(self) -> None:
         id = self.instance.id
