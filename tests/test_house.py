@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from interpreters import find_python
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "bigm"
 OWN = [ROOT / name for name in ("bigm", "templates", "tests", "examples", "benchmarks")]
@@ -107,18 +109,6 @@ def test_what_travels_uses_the_standard_library_alone():
 @pytest.mark.parametrize("path", TRAVELLING, ids=lambda path: module_name(path))
 def test_what_travels_has_the_grammar_of_python_3_9(path: Path):
     ast.parse(path.read_text(), feature_version=(3, 9))
-
-
-def find_python(version: str) -> str:
-    """An interpreter of that minor version, executed to be sure: pyenv's shims look like interpreters; "" if none."""
-    candidates = [shutil.which(f"python{version}")]
-    if pyenv := shutil.which("pyenv"):
-        candidates += map(str, Path(pyenv).resolve().parents[1].glob(f"versions/{version}.*/bin/python"))
-    for candidate in filter(None, candidates):
-        answer = subprocess.run([candidate, "-c", ""], capture_output=True, timeout=10)
-        if answer.returncode == 0:
-            return candidate
-    return ""
 
 
 def run_python(python: str, code: str, *options: str) -> str:

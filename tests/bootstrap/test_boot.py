@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from machines import TINY_WORKER, Machine, Place
@@ -19,26 +15,11 @@ from bigm.bootstrap.agentzip import agent_digest, agent_zip, boot_program
 from bigm.bootstrap.enrol import open_agent
 from bigm.bootstrap.records import SERVING
 from bigm.errors import IdentityError, ProtocolError, Unreachable, WireError
+from interpreters import find_python
 from waiting import eventually
 
-
-def oldest_python() -> str | None:
-    """A Python 3.9, the oldest an agent may find, wherever this computer keeps its interpreters."""
-    folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep)]
-    if shutil.which("pyenv"):
-        root = subprocess.run(["pyenv", "root"], capture_output=True, text=True, timeout=30, check=False).stdout.strip()
-        folders = [*Path(root).glob("versions/3.9.*/bin"), *folders]
-    for folder in folders:
-        candidate = folder / "python3.9"
-        check = "import sys, ssl; assert sys.version_info[:2] == (3, 9) and ssl.HAS_TLSv1_3"
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # a shim may only look like an interpreter
-            if subprocess.run([candidate, "-c", check], capture_output=True, timeout=30, check=False).returncode == 0:
-                return str(candidate)
-    return None
-
-
-PYTHON_39 = oldest_python()
-OLDEST = pytest.param(PYTHON_39, marks=pytest.mark.skipif(PYTHON_39 is None, reason="no Python 3.9 here"), id="3.9")
+PYTHON_39 = find_python("3.9")  # the oldest an agent may find
+OLDEST = pytest.param(PYTHON_39, marks=pytest.mark.skipif(not PYTHON_39, reason="no Python 3.9 here"), id="3.9")
 
 
 @pytest.fixture

@@ -1,0 +1,20 @@
+"""Other Pythons on this computer, for tests of what travels."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+
+def find_python(version: str) -> str:
+    """An interpreter of that minor version, executed to be sure: pyenv's shims look like interpreters; "" if none."""
+    candidates = [shutil.which(f"python{version}")]
+    pyenv = shutil.which("pyenv")
+    if pyenv:
+        candidates += map(str, Path(pyenv).resolve().parents[1].glob(f"versions/{version}.*/bin/python"))
+    for candidate in filter(None, candidates):
+        answer = subprocess.run([candidate, "-c", ""], capture_output=True, timeout=10)
+        if answer.returncode == 0:
+            return candidate
+    return ""
