@@ -274,6 +274,13 @@ def test_the_architecture_names_what_exists():
     assert [] == sorted(methods - everywhere)
 
 
+def test_links_between_pages_lead_somewhere():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())]
+    assert [] == [(page.name, link) for page, link in links if not (page.parent / link).exists()]
+    assert {page.name for page in pages[1:]} <= {Path(link).name for page, link in links if page.name == "README.md"}
+
+
 @pytest.mark.slow
 def test_an_installed_wheel_is_whole(tmp_path: Path):
     """From a wheel, without the repository: the type marker and templates are there, the agent's zip can be made."""
