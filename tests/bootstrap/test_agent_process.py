@@ -278,8 +278,7 @@ def test_no_daemon_survives_its_machine(place, end):
     name = f"m{len(place.machines)}"
     machine = place.machine(name, enrol=not lease, parent_pipe=not lease, local=not lease)
     if lease:
-        machine.enrol()
-        machine.client.call("Agent.keepalive", (1.5,))
+        machine.enrol()  # the first keepalive, which replaces the time to be leased in, comes when all is set
     worker = machine.start_workers()
     pids = [worker.call("Tiny.whoami")[1], *worker.call("Tiny.daemons")]
     assert all(alive(pid) for pid in pids)
@@ -292,6 +291,8 @@ def test_no_daemon_survives_its_machine(place, end):
         os.kill(machine.pid, signal.SIGTERM)
     elif end == "driver gone":
         machine.process.stdin.close()
+    else:
+        machine.client.call("Agent.keepalive", (0.3,))
     machine.ended()
     if end == "agent killed":
         os.kill(pids.pop(), signal.SIGKILL)  # it has no environment, and nobody is left who knows its ancestry

@@ -1,4 +1,4 @@
-"""The mark that a machine's processes bear. That none survives is tested with real agents, in test_machine."""
+"""The mark that a machine's processes bear. That none survives is tested with real agents, in test_agent_process."""
 
 from __future__ import annotations
 

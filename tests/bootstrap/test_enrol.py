@@ -1,4 +1,4 @@
-"""The driver's half of enrolment where the network fails it. Who is believed: test_machine and test_boot."""
+"""The driver's half of enrolment where the network fails it. Who is believed: test_agent_process and test_boot."""
 
 from __future__ import annotations
 
