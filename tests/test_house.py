@@ -290,8 +290,9 @@ def test_an_installed_wheel_is_whole(tmp_path: Path):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    own = {**os.environ, "HOME": str(tmp_path)}  # pip asks a Rust compiler for its version, which makes itself at home
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(tree)]
-    subprocess.run(build, check=True, timeout=120)
+    subprocess.run(build, check=True, timeout=120, env=own)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     expected = {module_name(path).replace(".", "/") for path in sources()}
@@ -300,7 +301,7 @@ def test_an_installed_wheel_is_whole(tmp_path: Path):
     assert [] == [name for name in names if name.startswith(("tests", "examples", "benchmarks", "templates"))]
 
     site = tmp_path / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, timeout=120)
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, timeout=120, env=own)
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r}); import importlib.resources as r, bigm;"
         "from bigm.bootstrap.agentzip import agent_zip;"
