@@ -163,7 +163,7 @@ class IOThread:
 
     def _disown(self) -> None:
         """In a forked child: the thread is not there, and the poller is the parent's."""
-        self.poller.close()
+        self.poller.disown()
         self._lock = threading.Lock()
         self._reset()
 

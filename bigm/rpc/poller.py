@@ -42,25 +42,26 @@ class Poller:
         """Make the current or the next `wait` return at once. Any thread."""
         if self._woken or self._closed:
             return
-        self._woken = True
-        with self._closing:  # or the byte would go to whoever is given the descriptor next
-            if self._closed:
-                return
-            try:
-                os.write(self._wake_write, _WAKE)
-            except BlockingIOError:  # it is as awake as it can be
-                pass
+        try:
+            self._woken = True  # a byte is in the pipe, or about to be
+            with self._closing:  # or the byte would go to whoever is given the descriptor next
+                if not self._closed:
+                    os.write(self._wake_write, _WAKE)
+        except BlockingIOError:  # it is as awake as it can be
+            pass
+        except BaseException:  # Ctrl-C where it is not deferred: there may be no byte
+            self._woken = False
+            raise
 
     def wait(self, timeout: float) -> list[tuple[int, int]]:
         """Descriptors and what they are ready for, after at most *timeout* seconds (negative: no limit)."""
         ready = self._backend.wait(timeout)
-        if self._woken:
-            self._woken = False
-            for item in ready:
-                if item[0] == self._wake_read:
-                    ready.remove(item)
-                    os.read(self._wake_read, 4096)
-                    break
+        for item in ready:
+            if item[0] == self._wake_read:
+                ready.remove(item)
+                os.read(self._wake_read, 4096)
+                self._woken = False  # after reading: a byte written between the two would be read, and the flag stay
+                break
         return ready
 
     def close(self) -> None:
@@ -70,6 +71,11 @@ class Poller:
             self._backend.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
+
+    def disown(self) -> None:
+        """In a forked child: as `close`, whatever other threads were doing when it was forked."""
+        self._closing = threading.Lock()
+        self.close()
 
 
 class _Epoll:

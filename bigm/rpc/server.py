@@ -622,6 +622,8 @@ class Server:
             frames = wire.error(call.id, len(self._running) - 1, wire.RAISED, segments)
         finally:
             _local.call = None
+        if self._disowned:  # the method forked, and this is the child, which came back: no lock here can be trusted
+            raise SystemExit
         seconds = time.monotonic() - started
         method.took(seconds)
         self.stats.record(call.method, seconds, wire.size_of(segments), size, failed)
@@ -766,7 +768,7 @@ class Server:
             peer.closed = True
             peer.connection.disown()
         self._peers.clear()
-        self._poller.close()
+        self._poller.disown()
         self._handshakes.disown()
 
 
@@ -825,7 +827,7 @@ class _Handshakes:
     def disown(self) -> None:
         self._closed = True
         if self._poller is not None:
-            self._poller.close()
+            self._poller.disown()
 
     def _run(self, poller: Poller) -> None:
         while not self._closed:

@@ -98,7 +98,7 @@ class Place:
 
     def cut(self) -> None:
         """Lose all connections, as a network does."""
-        for sock in self.accepted:
+        for sock in list(self.accepted):  # those of now, not the redial
             try:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
