@@ -90,7 +90,7 @@ def make_context(launch: "dict[str, Any]") -> ssl.SSLContext:
 def receive_agent(tls: ssl.SSLSocket, launch: "dict[str, Any]") -> bytes:
     """The agent's zip, from the driver and nobody else."""
     names = (tls.getpeercert() or {}).get("subjectAltName")
-    if names != (("URI", f"bigm://{launch['cluster']}/driver"),):
+    if names != (("URI", "bigm://" + launch["cluster"] + "/driver"),):
         raise ValueError(f"refused an agent from {names}")
     with tls.makefile("rb") as stream:
         size = int.from_bytes(stream.read(8), "big")
