@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from bigm.errors import *  # noqa: F403
     from bigm.lifecycle import Cause as Cause
     from bigm.lifecycle import State as State
-    from bigm.lifecycle import Timeouts as Timeouts
     from bigm.machine import Machine as Machine
     from bigm.rpc.server import current_call as current_call
+    from bigm.timeouts import Timeouts as Timeouts
     from bigm.worker.program import is_driver as is_driver
 
 __version__ = "0.1.0"
@@ -32,9 +32,10 @@ _NAMES = {
         "NotPicklable ServiceError ServiceFailed SystemFault CredentialsError PermissionDenied QuotaError "
         "CapacityError ThrottledError TransientError BootError InstanceGone NotSupported"
     ),
-    "bigm.lifecycle": "State Cause Timeouts",
+    "bigm.lifecycle": "State Cause",
     "bigm.machine": "Machine",
     "bigm.rpc.server": "current_call",
+    "bigm.timeouts": "Timeouts",
     "bigm.worker.program": "is_driver",
 }
 _PUBLIC = {name: module for module, names in _NAMES.items() for name in names.split()}

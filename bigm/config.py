@@ -1,7 +1,7 @@
 """Settings: where each comes from, and what it must look like. Not where they are used.
 
 Precedence, highest first: arguments of `bigm.start` > flags of `bigm run` > `BIGM_*` variables > `bigm.yaml` of the
-project > `config.yaml` of the user > defaults. A key is a field of `Settings`, of `lifecycle.Timeouts` (section
+project > `config.yaml` of the user > defaults. A key is a field of `Settings`, of `timeouts.Timeouts` (section
 `timeouts`) or of a system's own `Options` (section named after the system), and its `metadata["what"]` is its help.
 
 This module lies on every program's path, and a schema library does not pay there: msgspec, the quickest to import,
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bigm.errors import ConfigError
-from bigm.lifecycle import Timeouts
+from bigm.timeouts import Timeouts
 
 if TYPE_CHECKING:
     import yaml

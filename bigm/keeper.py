@@ -22,8 +22,8 @@ from typing import Any
 
 from bigm.bootstrap.agent import program_text
 from bigm.bootstrap.keep import Renewal
-from bigm.lifecycle import Timeouts
 from bigm.rpc.tls import Credentials
+from bigm.timeouts import Timeouts
 
 logger = logging.getLogger("bigm.keeper")
 

@@ -21,9 +21,9 @@ from collections.abc import Callable
 
 from bigm.bootstrap import records
 from bigm.errors import BigmError
-from bigm.lifecycle import Timeouts
 from bigm.rpc.calls import CallFuture
 from bigm.rpc.client import Client
+from bigm.timeouts import Timeouts
 
 _KEPT_TIMES = 10  # reply times remembered of each machine, as in the original
 _SLEPT = 1.0  # seconds by which two clocks may disagree without a sleep

@@ -24,12 +24,12 @@ from dataclasses import dataclass, field
 from typing import Any, Optional, TypeVar
 
 from bigm.errors import BigmError, ConfigError, DeadlineExceeded, NoSuchMethod, Unreachable
-from bigm.lifecycle import Timeouts
 from bigm.rpc.calls import CallFuture
 from bigm.rpc.client import Client
 from bigm.rpc.identity import MACHINE, WORKER, Identity
 from bigm.rpc.stats import CallStats, MethodStats
 from bigm.rpc.tls import Credentials
+from bigm.timeouts import Timeouts
 
 T = TypeVar("T")
 

@@ -33,7 +33,7 @@ from bigm.errors import (
     WireError,
 )
 from bigm.leases import Clock, Lease, Leases
-from bigm.lifecycle import Action, Cause, Event, Phase, State, Timeouts, step
+from bigm.lifecycle import Action, Cause, Event, Phase, State, step
 from bigm.machine import Machine
 from bigm.peer import Link
 from bigm.pool import Pool
@@ -43,6 +43,7 @@ from bigm.rpc.tls import Credentials
 from bigm.runs import Run
 from bigm.systems.base import ENDED, Instance, System
 from bigm.terminal import Output
+from bigm.timeouts import Timeouts
 from bigm.watch import Watch
 
 if TYPE_CHECKING:

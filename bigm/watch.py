@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 from bigm.bootstrap.records import LogRecord, Report
 from bigm.errors import BigmError
-from bigm.lifecycle import Timeouts
 from bigm.rpc.calls import CallFuture
 from bigm.rpc.client import Client
+from bigm.timeouts import Timeouts
 
 _MAX_BACKLOG = 1 << 20  # bytes of one machine's output that wait to be shown before no more is fetched
 _NO_OUTPUT = 1 << 62  # an offset no log reaches: a watch from there wakes for deaths alone

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bigm.config import Settings, general_keys, load
 from bigm.errors import ConfigError
-from bigm.lifecycle import Timeouts
+from bigm.timeouts import Timeouts
 
 ROOT = Path(__file__).parent.parent
 

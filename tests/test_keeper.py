@@ -14,7 +14,7 @@ import pytest
 
 from bigm.bootstrap.keep import Renewal
 from bigm.keeper import Keeper
-from bigm.lifecycle import Timeouts
+from bigm.timeouts import Timeouts
 from waiting import eventually
 
 sys.path.append(str(Path(__file__).parent / "bootstrap"))
@@ -102,7 +102,7 @@ sys.path[:0] = {paths!r}
 from machines import Place
 from test_keeper import LEASE, elsewhere
 from bigm.keeper import Keeper
-from bigm.lifecycle import Timeouts
+from bigm.timeouts import Timeouts
 place = Place()
 machines = [elsewhere(place, name) for name in ("m0", "m1")]
 renewed = threading.Semaphore(0)

@@ -11,7 +11,7 @@ from bigm import leases
 from bigm.bootstrap.records import Lease as Granted
 from bigm.errors import Unreachable
 from bigm.leases import Clock, Lease, Leases
-from bigm.lifecycle import Timeouts
+from bigm.timeouts import Timeouts
 from waiting import eventually
 
 

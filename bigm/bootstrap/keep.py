@@ -17,10 +17,10 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
-from bigm.lifecycle import Timeouts
 from bigm.rpc.client import Client
 from bigm.rpc.identity import MACHINE, Identity
 from bigm.rpc.tls import Credentials
+from bigm.timeouts import Timeouts
 
 _RETRY = 1.0  # seconds until a renewal that failed is tried again, if that is sooner than the next one
 _NEVER = 1e6

@@ -1,7 +1,8 @@
-"""Prints what documents say of the command and of the keys: `python -m bigm.cli.docs`, in the project's folder.
+"""Prints what documents say of the command, the keys and a machine's life: `python -m bigm.cli.docs`, in the
+project's folder.
 
-Rewrites `bigm.yaml.example`, and in docs/ every block between `<!-- NAME -->` and `<!-- end of NAME -->`. A test fails
-when one of them is stale.
+Rewrites `bigm.yaml.example` and docs/lifecycle.md, and in docs/ every block between `<!-- NAME -->` and
+`<!-- end of NAME -->`. A test fails when one of them is stale.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ from typing import Any
 import typer.main
 
 from bigm.cli.app import app
+from bigm.cli.lifecycle import lifecycle_page
 from bigm.cli.tables import as_written
 from bigm.config import BYTES, SECONDS, TEXT, TRUTH, general_keys, system_keys
 
 _WIDTH = 80
 PAGES = ("docs/cli.md", "docs/configuration.md")
+LIFECYCLE = "docs/lifecycle.md"
 EXAMPLE = "bigm.yaml.example"
 
 
 def files(folder: Path) -> dict[Path, str]:
     """Every file that is printed, with what it should hold."""
     pages = {folder / name: fill((folder / name).read_text(encoding="utf-8")) for name in PAGES}
-    return {**pages, folder / EXAMPLE: example()}
+    return {**pages, folder / LIFECYCLE: lifecycle_page(), folder / EXAMPLE: example()}
 
 
 def fill(page: str) -> str:

@@ -8,16 +8,21 @@ from pathlib import Path
 import pytest
 
 from bigm import errors, lifecycle
-from bigm.cli.docs import EXAMPLE, PAGES, files
+from bigm.cli.docs import EXAMPLE, LIFECYCLE, PAGES, files
+from bigm.cli.lifecycle import MESSAGES
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.parametrize("name", [*PAGES, EXAMPLE])
+@pytest.mark.parametrize("name", [*PAGES, LIFECYCLE, EXAMPLE])
 def test_printed_pages_are_fresh(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stale? Run `python -m bigm.cli.docs` in the project's folder."""
     monkeypatch.setenv("COLUMNS", "200")  # the width of whoever runs this does not matter
     assert files(ROOT)[ROOT / name] == (ROOT / name).read_text()
+
+
+def test_every_step_of_a_start_is_shown_in_the_bootstrap_sequence() -> None:
+    assert set(MESSAGES) == {action for _, actions in lifecycle.START.values() for action in actions}
 
 
 def test_every_exit_code_an_error_carries_is_documented() -> None:
