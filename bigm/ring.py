@@ -15,8 +15,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Optional
+from typing import NamedTuple, Optional
 
 DISK_LIMIT = 64 << 20  # bytes of all segments together
 MEMORY_LIMIT = 1 << 20  # bytes of the newest records kept in memory
@@ -26,8 +25,7 @@ _FRAME = struct.Struct("<QdcBI")  # offset, time, stream, length of source, leng
 _RECORD_COST = 200  # bytes of memory a record takes beside its data
 
 
-@dataclass(frozen=True)
-class LogRecord:
+class LogRecord(NamedTuple):
     """A piece of output, as it was read from a pipe: not necessarily whole lines.
 
     Args:
@@ -50,8 +48,7 @@ class LogRecord:
         return self.offset + len(self.data)
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(NamedTuple):
     """What a read found.
 
     Args:
@@ -67,12 +64,12 @@ class Slice:
     end: int
 
 
-@dataclass
 class _Segment:
-    fd: int
-    path: str
-    first: int  # offset of its first record
-    size: int = 0  # bytes of the file that hold whole records
+    def __init__(self, fd: int, path: str, first: int) -> None:
+        self.fd = fd
+        self.path = path
+        self.first = first  # offset of its first record
+        self.size = 0  # bytes of the file that hold whole records
 
 
 class Ring:
@@ -142,7 +139,7 @@ class Ring:
             return Slice((), offset, 0, self._end)
         first = found[0]
         if first.offset < offset:
-            found[0] = first = replace(first, offset=offset, data=first.data[offset - first.offset :])
+            found[0] = first = first._replace(offset=offset, data=first.data[offset - first.offset :])
         # What the disk lost may also lie between two records of one read.
         kept = sum(len(record.data) for record in found)
         return Slice(tuple(found), found[-1].end, found[-1].end - offset - kept, self._end)

@@ -9,11 +9,9 @@ import ast
 import functools
 import hashlib
 import io
-import json
 import os
 import zipfile
 import zlib
-from dataclasses import asdict
 from typing import Optional
 
 import bigm
@@ -51,7 +49,7 @@ def boot_program(launch: Launch) -> str:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             del node.body[0]
-    return f"{ast.unparse(tree)}\nboot(json.loads({json.dumps(asdict(launch))!r}))\n"
+    return f"{ast.unparse(tree)}\nboot(json.loads({launch.to_json()!r}))\n"
 
 
 def _files() -> list[str]:

@@ -17,7 +17,6 @@ import select
 import socket
 import threading
 from collections import deque
-from dataclasses import asdict
 from typing import Any, Optional, Union
 
 from bigm.bootstrap.records import SERVING, Main, WorkerSpec
@@ -218,7 +217,7 @@ def _line(message: dict[str, Any]) -> bytes:
 
 def _plain(spec: WorkerSpec) -> dict[str, Any]:
     """The spec without the environment, in which the process was started."""
-    fields = asdict(spec)
+    fields = spec._asdict()
     del fields["env"]
     for name in ("ca", "cert", "key"):
         fields[name] = fields[name].decode("ascii")
@@ -230,7 +229,7 @@ def _spec(fields: dict[str, Any]) -> WorkerSpec:
         fields[name] = fields[name].encode("ascii")
     for name in ("argv", "sys_path"):
         fields[name] = tuple(fields[name])
-    fields["main"] = Main(**fields["main"])
+    fields["main"] = Main(*fields["main"])
     return WorkerSpec(**fields)
 
 

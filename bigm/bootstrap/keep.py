@@ -14,8 +14,7 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from bigm.rpc.client import Client
 from bigm.rpc.identity import MACHINE, Identity
@@ -27,8 +26,7 @@ _NEVER = 1e6
 _RELEASE = 3.0  # seconds for all releases together
 
 
-@dataclass(frozen=True)
-class Renewal:
+class Renewal(NamedTuple):
     """How one renewal went.
 
     Args:
@@ -148,13 +146,13 @@ class Keep:
         kept.client.submit_internal("Agent.keepalive", (kept.lease,), timeout=timeout, done=done)
 
 
-@dataclass
 class _Kept:
-    machine: str
-    client: Client
-    lease: float
-    due: float = 0.0
-    busy: bool = False
+    def __init__(self, machine: str, client: Client, lease: float) -> None:
+        self.machine = machine
+        self.client = client
+        self.lease = lease
+        self.due = 0.0
+        self.busy = False
 
 
 def main() -> None:
@@ -181,6 +179,6 @@ def _credentials(message: dict[str, Any]) -> Credentials:
 
 def _tell(renewal: Renewal) -> None:
     try:
-        os.write(1, json.dumps(renewal.__dict__).encode() + b"\n")
+        os.write(1, json.dumps(renewal._asdict()).encode() + b"\n")
     except OSError:
         pass  # the driver is busy and its pipe is full, or it is gone: neither is our trouble

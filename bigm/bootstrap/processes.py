@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Callable, Optional
 
 from bigm.bootstrap import descendants, samples
@@ -133,9 +132,9 @@ class Processes(Workers):
         said, open_ = worker.control.heard()
         for state, text in said:
             if state == SERVING:
-                self._publish(worker, replace(worker.status, state=SERVING))
+                self._publish(worker, worker.status._replace(state=SERVING))
             elif state == FAILED:
-                self._publish(worker, replace(worker.status, error=text))
+                self._publish(worker, worker.status._replace(error=text))
         if not open_:
             worker.deaf = True
             self._loop.unwatch(worker.control.fileno())
@@ -168,9 +167,9 @@ class Processes(Workers):
         number = os.WTERMSIG(code) if os.WIFSIGNALED(code) else None
         exit_code = None if number else os.WEXITSTATUS(code)
         oom = number == signal.SIGKILL and not self._ending and self._oom_rose()
-        status = replace(worker.status, state=EXITED, exit_code=exit_code, signal=number, oom=oom)
+        status = worker.status._replace(state=EXITED, exit_code=exit_code, signal=number, oom=oom)
         cause, text = explain(status, self._ending)
-        self._publish(worker, replace(status, cause=str(cause), text=text))
+        self._publish(worker, status._replace(cause=str(cause), text=text))
         if self._ending and not self._living():
             self._kill()  # no need to wait for the grace to pass
 

@@ -1,4 +1,7 @@
-"""The records that cross between driver, agent and worker. Frozen dataclasses of plain values, nothing else.
+"""The records that cross between driver, agent and worker. Named tuples of plain values, nothing else.
+
+Not dataclasses, which are made by running the compiler several times each: every start of an agent or worker would pay
+for it, and for the import of what does it.
 
 Seconds are floats, sizes are counts of bytes, offsets count from the first byte a machine ever logged. A wall clock is
 seconds since 1970 as the machine that wrote it sees them; durations are always measured on a monotonic clock.
@@ -8,8 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from bigm.ring import LogRecord as LogRecord
 
@@ -19,8 +21,7 @@ EXITED = "exited"  # a worker that is gone, with its cause
 ENDING = "ending"  # an agent that ends its workers, or has ended them
 
 
-@dataclass(frozen=True, repr=False)
-class Launch:
+class Launch(NamedTuple):
     """What an instance gets at launch, as one line of JSON: the same record for boot and for an agent started directly.
 
     Args:
@@ -64,7 +65,7 @@ class Launch:
 
     def to_json(self) -> str:
         """One line, without its end."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps(self._asdict(), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> Launch:
@@ -72,8 +73,7 @@ class Launch:
         return cls(**json.loads(line))
 
 
-@dataclass(frozen=True)
-class Info:
+class Info(NamedTuple):
     """What a machine is. Constant once its workers are started.
 
     Args:
@@ -105,8 +105,7 @@ class Info:
     procs: int = 0
 
 
-@dataclass(frozen=True)
-class Main:
+class Main(NamedTuple):
     """How a worker imports the program's main module.
 
     Args:
@@ -120,8 +119,7 @@ class Main:
     file: str = ""
 
 
-@dataclass(frozen=True, repr=False)
-class WorkerSpec:
+class WorkerSpec(NamedTuple):
     """What the driver asks an agent to start as a worker.
 
     Args:
@@ -151,7 +149,7 @@ class WorkerSpec:
     main: Main = Main()
     argv: tuple[str, ...] = ("",)
     sys_path: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = {}
     inherit_env: bool = False
     cwd: str = ""
     procs: int = 1
@@ -162,8 +160,7 @@ class WorkerSpec:
         return f"<WorkerSpec {self.identity}>"
 
 
-@dataclass(frozen=True)
-class WorkerStatus:
+class WorkerStatus(NamedTuple):
     """How a worker is, or how it ended.
 
     Args:
@@ -189,8 +186,7 @@ class WorkerStatus:
     text: str = ""
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What `Agent.watch` answers.
 
     Args:
@@ -218,8 +214,7 @@ class Report:
     drained: bool
 
 
-@dataclass(frozen=True)
-class Lease:
+class Lease(NamedTuple):
     """What a keepalive was granted.
 
     Args:
@@ -236,8 +231,7 @@ class Lease:
 UNHEALTHY_MEMORY = 0.95  # share of the memory limit in use, as in bigmachine's supervisor.go
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """Bytes of memory. `total` and `limit` differ where a cgroup bounds us; `used` and `available` are of `limit`."""
 
     total: int
@@ -246,8 +240,7 @@ class Memory:
     available: int
 
 
-@dataclass(frozen=True)
-class Disk:
+class Disk(NamedTuple):
     """Bytes of the file system that holds the machine's folder."""
 
     path: str
@@ -256,8 +249,7 @@ class Disk:
     free: int
 
 
-@dataclass(frozen=True)
-class WorkerSample:
+class WorkerSample(NamedTuple):
     """One worker's use: resident bytes, CPU seconds since its start; zeros where the platform does not tell."""
 
     proc: int
@@ -265,8 +257,7 @@ class WorkerSample:
     cpu_seconds: float
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """A machine's memory, disk and load.
 
     Args:

@@ -9,7 +9,6 @@ What needs a process of its own (`env`, `args`, an `os._exit` in a service) does
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 import threading
 import time
@@ -86,7 +85,7 @@ class InProcess(System):
         known = [machine for machine in self._all() if machine.launch == launch_id]
         if known:
             return Launched(tuple(machine.instance(self._cluster) for machine in known))
-        boot = dataclasses.replace(boot, local=True, host="127.0.0.1", port=0, folder="")
+        boot = boot._replace(local=True, host="127.0.0.1", port=0, folder="")
         machines: list[_Machine] = []
         failures: list[SystemFault] = []
         for index in range(n):

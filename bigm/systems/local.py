@@ -68,7 +68,7 @@ class Local(System):
         known = [child for child in self._all() if child.launch == launch_id]
         if known:
             return Launched(tuple(child.instance(self._cluster) for child in known))
-        boot = dataclasses.replace(boot, local=True, host="127.0.0.1", port=0, parent_pipe=self._parent_death)
+        boot = boot._replace(local=True, host="127.0.0.1", port=0, parent_pipe=self._parent_death)
         children: list[_Child] = []
         failures: list[SystemFault] = []
         for index in range(n):
@@ -131,7 +131,7 @@ class _Child:
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # nameless: nothing to clean up
         self._greeting = b""
         self._folder = tempfile.mkdtemp(prefix="bigm-")  # the agent removes it too, but may not live to do so
-        boot = dataclasses.replace(boot, folder=self._folder)
+        boot = boot._replace(folder=self._folder)
         self.process = subprocess.Popen(
             agent_command(python),
             stdin=subprocess.PIPE,
@@ -142,7 +142,7 @@ class _Child:
         )
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died already: the missing port will say so
-            self.process.stdin.write(json.dumps(dataclasses.asdict(boot)).encode() + b"\n")
+            self.process.stdin.write(boot.to_json().encode() + b"\n")
             self.process.stdin.flush()
 
     def fileno(self) -> int:

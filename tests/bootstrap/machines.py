@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import socket
@@ -58,7 +57,7 @@ class Place:
             key=bootstrap.key.decode(),
         )
         defaults = {"parent_pipe": True, "local": True, "first_lease": 60.0, "drain": 2.0}
-        return dataclasses.replace(launch, **{**defaults, **fields}), bootstrap
+        return launch._replace(**{**defaults, **fields}), bootstrap
 
     def machine(self, name: str = "m0", *, enrol: bool = True, python: str = sys.executable, **fields: Any) -> Machine:
         """Start an agent, and enrol and lease it."""

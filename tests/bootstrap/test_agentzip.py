@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import io
 import subprocess
@@ -59,7 +58,7 @@ def test_the_agents_zip_is_the_same_each_time_and_holds_readable_source():
 
 
 def test_boot_reads_the_very_launch_it_was_given():
-    launch = dataclasses.replace(a_launch(), folder="/a'b\"c\\d\n")
+    launch = a_launch()._replace(folder="/a'b\"c\\d\n")
     program = boot_program(launch).replace("boot(json", "print(json.dumps(json")[:-1] + ")\n"
     printed = subprocess.run(
         [sys.executable, "-I", "-S", "-"], input=program, capture_output=True, text=True, timeout=30, check=True

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ class Running:
             argv=(str(path), "-x", "1"),
             sys_path=(str(folder), *sys.path),
         )
-        self.spec = replace(self.spec, **spec)
+        self.spec = self.spec._replace(**spec)
         self.output = tempfile.TemporaryFile()
         ours, theirs = socket.socketpair()
         self.process = subprocess.Popen(
