@@ -123,6 +123,8 @@ class ProtocolError(WireError):
 class CallError(BigmError):
     """The other side refused the call before the method started. The caller's fault."""
 
+    exit_code = 1
+
 
 class NoSuchMethod(CallError):
     """No such service or method there, or it is not public; near matches are named."""

@@ -5,7 +5,7 @@ still open. Every way leads to the clusters' `shutdown`: signals raise SystemExi
 of an exception; `atexit` catches the rest. A second signal, while machines are being ended, ends them at once.
 
 Errors that bigm raised on purpose end a program with one message and the exit code of docs/cli.md; exceptions of the
-user's keep their traceback.
+user's keep their traceback, and so do calls that the program made wrongly: it shows where.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from types import FrameType, TracebackType
 from typing import NoReturn, Protocol
 
 from bigm.config import Settings
-from bigm.errors import BigmError, ServiceError
+from bigm.errors import BigmError, CallError, ServiceError
 from bigm.rpc import interrupts
 from bigm.runs import Run
 from bigm.terminal import Output, Terminal
@@ -221,7 +221,7 @@ def program() -> str:
 
 def is_plain(error: BaseException) -> bool:
     """Whether a user is told *error* in one message, because its traceback would say nothing of their own code."""
-    return isinstance(error, (BigmError, KeyboardInterrupt)) and not isinstance(error, ServiceError)
+    return isinstance(error, (BigmError, KeyboardInterrupt)) and not isinstance(error, (ServiceError, CallError))
 
 
 def exit_status(error: BaseException) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bigm.errors import BootError, ConfigError, MachineStopped, ServiceError
+from bigm.errors import BootError, ConfigError, MachineStopped, NoSuchMethod, NotPicklable, ServiceError
 from bigm.session import exit_status, is_plain
 from waiting import eventually
 
@@ -181,6 +181,7 @@ def test_errors_of_bigms_own_are_told_plainly_and_the_users_are_not() -> None:
         75,
         1,
     ]
+    assert [1, 1] == [exit_status(error) for error in (NoSuchMethod(), NotPicklable())]
     assert [exit_status(error) for error in (KeyboardInterrupt(), SystemExit(3), SystemExit("x"), SystemExit())] == [
         130,
         3,
@@ -189,4 +190,5 @@ def test_errors_of_bigms_own_are_told_plainly_and_the_users_are_not() -> None:
     ]
     assert is_plain(MachineStopped())
     assert not is_plain(ServiceError("x.Y"))
+    assert not is_plain(NoSuchMethod("x.Y"))
     assert not is_plain(LookupError())

@@ -134,6 +134,24 @@ def test_an_error_of_bigms_that_nobody_handles_is_one_line_and_its_exit_code(
     assert (status, "", "bigm: what happened\n") == (done.returncode, done.stdout, done.stderr)
 
 
+def test_a_call_that_the_program_made_wrongly_is_no_bug_and_its_line_is_shown(work: Path) -> None:
+    (work / "x.py").write_text(
+        "import bigm\n"
+        "class Service:\n"
+        "    def __init__(self):\n"
+        "        self.key = lambda x: x\n"
+        "def main():\n"
+        "    with bigm.start('inprocess') as cluster:\n"
+        "        cluster.start(1, services={'S': Service()})\n"
+        "if __name__ == '__main__':\n"
+        "    main()\n"
+    )
+    said = run_bigm("run", "x.py")
+    assert 1 == said.status
+    assert 'x.py", line 7, in main' in said.err
+    assert "NotPicklable: cannot send service 'S': service 'S'.key" in said.err
+
+
 @pytest.mark.slow
 def test_a_setup_that_raises_ends_the_program_with_75(work: Path) -> None:
     (work / "x.py").write_text(
