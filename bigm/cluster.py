@@ -38,7 +38,7 @@ from bigm.worker import program as on_machines
 if TYPE_CHECKING:
     from bigm.keeper import Keeper
 
-_THREADS = 32  # for what blocks shortly: dialling, enrolling, ending; machines wait their turn
+_THREADS = 16  # for what blocks shortly: dialling, enrolling, ending; machines wait their turn
 _RESERVED = ("Supervisor", "Agent")
 _NOT_FOR_MACHINES = (config.FLAGS_VARIABLE,)  # of the driver's environment
 

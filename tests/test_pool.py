@@ -32,9 +32,33 @@ def test_an_idle_thread_is_used_again() -> None:
     names: list[str] = []
     for count in range(1, 20):
         pool.submit(lambda: names.append(threading.current_thread().name))
-        eventually(lambda count=count: len(names) == count and pool._waiting == 1)
+        eventually(lambda count=count: len(names) == count and pool._idle == 1)
     assert set(names) == {"bigm-test-0"}
     pool.close()
+
+
+def test_threads_without_a_job_end_and_are_made_again() -> None:
+    pool = Pool("bigm-test", 2, idle=0.05)
+    for _ in range(3):
+        done = threading.Event()
+        pool.submit(done.set)
+        assert done.wait(10.0)
+        eventually(lambda: not _threads(), message="an idle thread has not ended")
+    pool.close()
+
+
+def test_a_job_that_raises_takes_no_thread_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    pool = Pool("bigm-test", 1)
+    done = threading.Event()
+    pool.submit(int, "x")
+    pool.submit(done.set)
+    assert done.wait(10.0)
+    assert "invalid literal" in caplog.text
+    pool.close()
+
+
+def _threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("bigm-test")]
 
 
 def test_close_lets_what_was_submitted_finish_and_ends_the_threads() -> None:
@@ -44,7 +68,7 @@ def test_close_lets_what_was_submitted_finish_and_ends_the_threads() -> None:
         pool.submit(done.append, number)
     pool.close()
     assert sorted(done) == list(range(50))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("bigm-test")]
+    assert not _threads()
 
 
 def test_after_close_nothing_runs() -> None:
