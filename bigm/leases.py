@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections import deque
@@ -24,6 +25,8 @@ from bigm.errors import BigmError
 from bigm.rpc.calls import CallFuture
 from bigm.rpc.client import Client
 from bigm.timeouts import Timeouts
+
+logger = logging.getLogger("bigm.leases")
 
 _KEPT_TIMES = 10  # reply times remembered of each machine, as in the original
 _SLEPT = 1.0  # seconds by which two clocks may disagree without a sleep
@@ -86,7 +89,14 @@ class Clock:
             if gap - before > _SLEPT:
                 self._asleep, self._woke = gap - before, time.monotonic()
             for function in functions:
-                function()
+                self._call(function)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        """A bug met for one machine must not end the renewals of all others."""
+        try:
+            function()
+        except Exception:
+            logger.exception("bigm: %s met a bug in %r", self._thread.name, function)
 
 
 class Lease:
@@ -128,7 +138,7 @@ class Lease:
             self.failing = True  # the next one may reach it; until when, the lease's length says
             return
         self.failing = False
-        self.renewed = sent
+        self.renewed = max(self.renewed, sent)  # two may be on their way, and overtake each other
         self.times.append(time.monotonic() - sent)
         if self.healthy and not granted.healthy:
             self.unhealthy(granted.text)

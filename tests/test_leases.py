@@ -46,7 +46,7 @@ def lease_of(agent: Agent, seconds: float, **hooks: Callable[..., None]) -> Leas
 def test_a_clock_calls_in_the_order_of_time_and_not_after_close(clock: Clock) -> None:
     called: list[str] = []
     done = threading.Event()
-    clock.after(0.2, lambda: called.append("late"))
+    clock.after(60.0, lambda: called.append("late"))
     clock.after(0.02, lambda: called.append("second"))
     clock.after(0.0, lambda: called.append("first"))
     clock.after(0.05, done.set)
@@ -62,7 +62,7 @@ def test_a_lease_is_renewed_several_times_before_it_ends(clock: Clock) -> None:
     eventually(lambda: len(agent.asked) > 5)
     gaps = [after - before for before, after in zip(agent.asked, agent.asked[1:], strict=False)]
     assert min(gaps) > 0.04
-    assert len(lease.times) == len(agent.asked)
+    assert len(lease.times) >= 5
 
 
 def test_a_lease_that_is_dropped_is_renewed_no_more(clock: Clock) -> None:
@@ -78,16 +78,33 @@ def test_a_lease_that_is_dropped_is_renewed_no_more(clock: Clock) -> None:
 
 
 def test_a_lease_is_lost_when_all_renewals_failed_for_its_length_and_only_then(clock: Clock) -> None:
-    agent, lost = Agent(), threading.Event()
-    lease = lease_of(agent, 0.3, lost=lost.set)
+    agent, lost = Agent(), []
+    lease = lease_of(agent, 0.3, lost=lambda: lost.append(time.monotonic()))
     Leases(clock, Timeouts()).hold(lease)
     agent.answer = Unreachable("gone")
-    eventually(lambda: lease.failing)
-    assert not lost.is_set()
-    assert lost.wait(10.0)
-    assert time.monotonic() - lease.renewed > 0.3
-    count = len(agent.asked)
-    assert len(agent.asked) == count
+    eventually(lambda: lost)
+    assert lost[0] - lease.renewed > 0.3
+    count, passed = len(agent.asked), threading.Event()
+    clock.after(0.2, passed.set)
+    assert passed.wait(10.0)
+    assert (len(lost), len(agent.asked)) == (1, count)
+
+
+def test_an_answer_that_comes_late_does_not_undo_a_later_one(clock: Clock) -> None:
+    agent = Agent()
+    lease = lease_of(agent, 1.0)
+    now = time.monotonic() + 10.0
+    lease.answered(now, agent)  # type: ignore[arg-type]
+    lease.answered(now - 5.0, agent)  # type: ignore[arg-type]
+    assert lease.renewed == now
+
+
+def test_a_function_that_raises_does_not_stop_the_clock(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    done = threading.Event()
+    clock.after(0.0, lambda: int("x"))
+    clock.after(0.01, done.set)
+    assert done.wait(10.0)
+    assert "invalid literal" in caplog.text
 
 
 def test_a_driver_that_comes_late_has_not_lost_a_lease_that_still_answers(clock: Clock) -> None:
