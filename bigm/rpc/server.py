@@ -582,7 +582,8 @@ class Server:
             near = [f"{service}.{each}" for each in difflib.get_close_matches(name, known)]
         else:
             known, text = list(self._services), f"there is no service {service!r}"
-            near = [f"{each}.{name}" for each in difflib.get_close_matches(service, known)]
+            having = [each for each in known if name in self._services[each]]
+            near = [f"{each}.{name}" for each in (difflib.get_close_matches(service, known) if service else having)]
         if near:
             return text, f"did you mean {' or '.join(near)}?"
         return text, f"there {'are' if len(known) != 1 else 'is'} {', '.join(sorted(known)) or 'none'}"
