@@ -381,7 +381,7 @@ class _Handle:
     def __getattr__(self, method: str) -> _Method:
         function = getattr(self._cls, method, None)
         if method.startswith("_") or not callable(function):
-            public = [name for name in dir(self._cls) if not name.startswith("_")]
+            public = [name for name in dir(self._cls) if name[0] != "_" and callable(getattr(self._cls, name, None))]
             near = difflib.get_close_matches(method, public, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(public) or 'none'}"
             error = NoSuchMethod(f"service {self._name} ({self._cls.__qualname__}) has no method {method!r}", hint=hint)

@@ -109,6 +109,16 @@ def test_a_typed_handle_knows_its_methods_and_names_the_nearest(machine: bigm.Ma
     assert not hasattr(handle, "_secret")
 
 
+def test_a_typed_handle_offers_no_properties(machine: bigm.Machine) -> None:
+    class Sized:
+        size = property(lambda self: 0)
+
+        def grow(self) -> None: ...
+
+    with pytest.raises(AttributeError, match=r"it has grow$"):
+        machine.service("C", Sized).zzz  # type: ignore[attr-defined]  # noqa: B018
+
+
 def test_a_dead_deadline_does_not_wait_for_retries(machine: bigm.Machine) -> None:
     assert machine.options(timeout=5.0).retry_call("C.echo", 1) == (1, {})  # type: ignore[attr-defined]
     with pytest.raises(bigm.NoSuchMethod):
@@ -233,3 +243,15 @@ def test_a_machine_dialled_by_another_address_is_not_owned(cluster: bigm.Cluster
     assert not other.owned
     with pytest.raises(bigm.ConfigError, match="not owned"):
         other.shutdown()
+
+
+def test_a_dialled_machine_that_long_has_not_answered_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as nobody, bigm.start(timeouts={"lease": 0.3, "renewal": 0.05}) as cluster:
+        nobody.bind(("127.0.0.1", 0))  # and nobody listens there
+        machine = cluster.dial(f"127.0.0.1:{nobody.getsockname()[1]}/m9")
+        with pytest.raises(bigm.MachineStopped, match="its agent is gone"):
+            machine.wait(State.STOPPED, timeout=10.0)
+        assert machine.cause is Cause.AGENT_LOST
+        with pytest.raises(bigm.MachineStopped):
+            machine.options(timeout=10.0).call("C.pid")
+    assert caplog.text == ""
