@@ -51,8 +51,12 @@ def run(
     system: Annotated[
         str | None, typer.Option(metavar="NAME", help="Where machines come from: local, inprocess.")
     ] = None,
-    nmach: Annotated[str | None, typer.Option(metavar="N", help="How many machines to start.")] = None,
-    procs: Annotated[str | None, typer.Option(metavar="K|all", help="Workers on each machine.")] = None,
+    nmach: Annotated[
+        str | None, typer.Option(metavar="N", help="How many machines, where the program does not say.")
+    ] = None,
+    procs: Annotated[
+        str | None, typer.Option(metavar="K|all", help="Workers on each machine, where the program does not say.")
+    ] = None,
     module: Annotated[bool, typer.Option("-m", help="PROGRAM is a module, as in python -m.")] = False,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="The cluster's name in messages and labels.")] = None,
     machine_output: Annotated[
