@@ -183,14 +183,17 @@ class Machine(Peer):
         self._release_waiting()
 
     def _release_waiting(self) -> None:
-        assert self._gate is not None
+        with self._lock:
+            gate = self._gate = self._gate or concurrent.futures.Future()
         with contextlib.suppress(concurrent.futures.InvalidStateError):
-            self._gate.set_result(None)
+            gate.set_result(None)
 
     # --- what its calls ask
 
     def _refuse(self) -> tuple[Client, ...]:
-        raise self._stopped()
+        if self.state is State.STOPPED:
+            raise self._stopped()
+        return super()._refuse()
 
     def _stopped(self) -> MachineStopped:
         """A new error for each call that fails: each gathers a traceback of its own."""

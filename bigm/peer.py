@@ -13,6 +13,7 @@ Source: bigmachine machine.go (Call, RetryCall) and bigmachine.go (Dial).
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import difflib
 import functools
 import random
@@ -285,14 +286,23 @@ class Peer(Calls):
         return gate
 
     def _learn_workers(self, gate: concurrent.futures.Future[None], reply: CallFuture) -> None:
+        clients: tuple[Client, ...] = ()
+        failure: Optional[BigmError] = None
         try:
-            self._clients = self._add_workers(reply.result().procs) or self._refuse()
+            clients = self._add_workers(reply.result().procs) or self._refuse()
         except BigmError as error:
-            with self._lock:
+            failure = error
+        with self._lock:
+            if gate.done():
+                return  # the machine was found to have stopped meanwhile
+            self._clients = clients
+            if failure is not None:
                 self._gate = None  # the next call asks again
-            gate.set_exception(error)
-        else:
-            gate.set_result(None)
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            if failure is not None:
+                gate.set_exception(failure)
+            else:
+                gate.set_result(None)
 
     def _timeouts(self) -> Timeouts:
         return self._link.timeouts
