@@ -131,6 +131,7 @@ class Steward:
         instance: where it is.
         bootstrap: what its launch was given.
         machine: its id.
+        label: what it is called in this run.
         board: notified when the machine's state has changed.
         settled: called when it has ended, with its instance.
     """
@@ -186,7 +187,10 @@ class Steward:
             if after is before:
                 return
             self.machine._enter(after, cause, error)
-        if after.state is not before.state or after is Phase.ENDED:
+            news = after.state is not before.state or after is Phase.ENDED
+            if news:
+                self._record(after)  # under the lock: of the events of one machine the last one counts
+        if news:
             self._tell(after)
             self.machine._announce()
         for action in actions:
@@ -201,9 +205,8 @@ class Steward:
         """Push from a thread that must not wait."""
         self._in_pool(functools.partial(self.push, *push), Cause.BOOT)
 
-    def _tell(self, phase: Phase) -> None:
-        machine, cause = self.machine, self.machine.cause
-        text = machine.error.message if machine.error else ""
+    def _record(self, phase: Phase) -> None:
+        machine = self.machine
         self._common.run.event(
             "machine" if phase is not Phase.ENDED else "ended",
             machine=self.label,
@@ -211,9 +214,12 @@ class Steward:
             state=str(phase.state),
             addr=machine.addr,
             procs=machine.procs,
-            cause=str(cause or ""),
-            text=text,
+            cause=str(machine.cause or ""),
+            text=machine.error.message if machine.error else "",
         )
+
+    def _tell(self, phase: Phase) -> None:
+        machine, cause = self.machine, self.machine.cause
         terminal = self._common.output.terminal
         if phase is Phase.ENDING and machine.error is not None and cause is not Cause.CANCELLED:
             terminal.warn(str(machine.error))
@@ -374,6 +380,10 @@ class Steward:
 
     def _register(self) -> None:
         self._supervisors = self.machine._add_workers(self.machine.procs)
+        if self.machine.state is State.STOPPED:  # meanwhile; whoever winds it up may not have seen them
+            for supervisor in self._supervisors:
+                supervisor.close()
+            return
         waiting = _Countdown(len(self._supervisors), functools.partial(self._soon, Event.REGISTERED))
         for supervisor in self._supervisors:
             self._register_next(supervisor, list(self._plan.services.items()), waiting)
@@ -447,10 +457,12 @@ class Steward:
 
     def _lost_sight(self) -> None:
         """The watch broke; in the pool. Ask the system, else look again, ever more rarely: the lease sets the limit."""
+        assert self._watch is not None
         ended = self._ended()
         if ended:
             self._gone(ended)
-        elif self._watch is not None:
+            self._watch.lost()
+        else:
             self._look_again = min(2 * self._look_again, _LOOK_MOST)
             self._common.clock.after(self._look_again, self._watch.ask)
 

@@ -55,6 +55,7 @@ class Watch:
         self._backlog = 0
         self._fetching = False  # a poll for output and deaths is out
         self._guarding = False  # a poll for deaths alone is out
+        self._lost = False
         self._closed = False
 
     def __repr__(self) -> str:
@@ -77,10 +78,18 @@ class Watch:
         )
 
     def finish(self, end: int, timeout: float) -> None:
-        """Wait until all output up to *end* is taken in, and close."""
+        """Wait until all output up to *end* is taken in, at most *timeout* seconds and as long as the agent lives."""
         with self._changed:
-            whole = self._changed.wait_for(lambda: self._offset >= end, timeout)
-        self._close("" if whole else f"{end - self._offset} bytes of output could not be read within {timeout:g} s")
+            self._changed.wait_for(lambda: self._offset >= end or self._lost, timeout)
+            missing = end - self._offset
+            why = "the agent is gone" if self._lost else f"it took longer than {timeout:g} s"
+        self._close(f"{missing} bytes of output could not be read: {why}" if missing > 0 else "")
+
+    def lost(self) -> None:
+        """The agent is known to be gone: nothing more will come."""
+        with self._changed:
+            self._lost = True
+            self._changed.notify_all()
 
     def abandon(self, why: str) -> None:
         """Close: the agent cannot be asked any more."""
