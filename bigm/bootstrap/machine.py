@@ -38,8 +38,13 @@ def main(command: Callable[[str, int], list[str]] = worker_command) -> None:
         command: makes a worker's command line; tests have their own.
     """
     launch = Launch.from_json(sys.stdin.readline())
-    listener = listen(launch.host, launch.port)
-    print(json.dumps({"port": listener.getsockname()[1], "pid": os.getpid()}), flush=True)
+    try:
+        listener = listen(launch.host, launch.port)
+        print(json.dumps({"port": listener.getsockname()[1], "pid": os.getpid()}), flush=True)
+    except OSError:  # there is no port, or no driver any more
+        if launch.folder:
+            shutil.rmtree(launch.folder, ignore_errors=True)
+        raise
     become(launch, listener, time.monotonic() + launch.first_lease, command)
 
 

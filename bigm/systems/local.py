@@ -130,8 +130,6 @@ class _Child:
         self.port = 0
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # nameless: nothing to clean up
         self._greeting = b""
-        self._folder = tempfile.mkdtemp(prefix="bigm-")  # the agent removes it too, but may not live to do so
-        boot = boot._replace(folder=self._folder)
         self.process = subprocess.Popen(
             agent_command(python),
             stdin=subprocess.PIPE,
@@ -140,6 +138,9 @@ class _Child:
             cwd="/",
             start_new_session=True,  # Ctrl-C at the terminal is the driver's to handle
         )
+        # Made last and told at once: whoever dies from now on, the other removes it.
+        self._folder = tempfile.mkdtemp(prefix="bigm-")
+        boot = boot._replace(folder=self._folder)
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died already: the missing port will say so
             self.process.stdin.write(boot.to_json().encode() + b"\n")

@@ -6,6 +6,8 @@ import contextlib
 import os
 import secrets
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from bigm.authority import Authority
 from bigm.bootstrap.enrol import open_agent
 from bigm.bootstrap.records import Launch
-from bigm.errors import ConfigError, WireError
+from bigm.errors import BootError, ConfigError, WireError
 from bigm.rpc.client import Client
 from bigm.systems.base import ENDED, RUNNING, Instance, Spec, System, find_system
 from bigm.systems.inprocess import InProcess, ManualClock
@@ -112,6 +114,33 @@ def test_a_local_agent_keeps_its_files_in_one_folder_that_ends_with_it_even_when
         os.kill(info.pid, signal.SIGKILL)
         local.system.terminate([instance.id])
         assert not Path(info.folder).exists()
+
+
+def test_a_local_agent_whose_driver_dies_while_it_starts_leaves_no_folder(tmp_path: Path) -> None:
+    """The driver is this script: it dies as soon as the agent has its launch, before it can say its port."""
+    script = """
+import os, subprocess, sys
+from test_systems import Local, Rig
+real = subprocess.Popen
+def stopped(command, **options):
+    command = ["sh", "-c", 'sleep 0.3; exec "$0" "$@"', *command]
+    return real(command, **options)
+subprocess.Popen = stopped
+import bigm.systems.local as local
+local._await_ports = lambda *_: os._exit(0)
+Rig(Local()).start()
+"""
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path])
+    environ = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", script], env=environ, timeout=30.0, check=True, stderr=subprocess.DEVNULL)
+    eventually(lambda: not list(tmp_path.iterdir()), 10.0, lambda: f"left: {list(tmp_path.iterdir())}")
+
+
+def test_an_agent_that_cannot_be_started_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with rig(Local()) as local, pytest.raises(BootError, match="cannot start an agent on this computer"):
+        local.start(spec=Spec(python=str(tmp_path / "no-python")))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_python_that_cannot_run_an_agent_fails_the_launch_with_what_it_said(tmp_path: Path) -> None:
