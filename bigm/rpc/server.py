@@ -25,7 +25,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
 from bigm.errors import NotAllowed, NotPicklable, ProtocolError, WireError
@@ -130,13 +130,17 @@ class _Method:
 class _Job:
     """A call on its way through the server."""
 
-    __slots__ = ("call", "current", "method", "peer")
+    __slots__ = ("call", "current", "failed", "method", "peer", "seconds", "size_in", "size_out")
 
     def __init__(self, peer: _Peer, call: wire.Call, method: _Method, current: CurrentCall) -> None:
         self.peer = peer
         self.call = call
         self.method = method
         self.current = current
+        self.seconds = -1.0  # that the method ran; less than 0: it did not
+        self.size_in = 0
+        self.size_out = 0
+        self.failed = True
 
 
 class _Peer:
@@ -459,10 +463,14 @@ class Server:
                 self._finish(job, frames)
                 return False
             self._running.pop((job.peer.fd, job.call.id), None)
-            if frames:
+            if frames and not jobs:  # the usual case: nothing to join it with
+                job.peer.connection.send(frames)
+                job.peer.check_queue()
+            elif frames:
                 job.peer.connection.enqueue(frames)
                 self._dirty[job.peer] = None
             self._end(job)  # after its answer was queued: `close` ends connections on which nothing runs
+            self._count(job)
             count += 1
             if count % FLUSH_EVERY == 0:
                 self._flush()
@@ -607,32 +615,36 @@ class Server:
         except BaseException as e:  # noqa: BLE001  # whatever a user's __setstate__ raises
             text = f"its arguments cannot be rebuilt on {self.name}: {codec.type_name(type(e))}: {e}"
             return self._error(call.id, wire.BAD_ARGUMENTS, text)
-        size = wire.size_of(call.segments)
+        job.size_in = wire.size_of(call.segments)
         call.segments.clear()
         _local.call = current
-        failed = True
-        segments: Sequence[wire.Buffer] = ()
         try:
             segments = codec.dumps_reply(call.method, method.function(*args, **kwargs))
-            failed = False
+            job.size_out = wire.size_of(segments)
+            job.failed = False
             frames = self._reply(job, segments)
         except NotPicklable as e:
             frames = self._error(call.id, wire.BAD_REPLY, e.message)
         except BaseException as e:  # noqa: BLE001  # SystemExit and KeyboardInterrupt too: the server lives on
             segments = codec.dumps_error(e, self.name)
+            job.size_out = wire.size_of(segments)
             frames = wire.error(call.id, len(self._running) - 1, wire.RAISED, segments)
         finally:
             _local.call = None
         if self._disowned:  # the method forked, and this is the child, which came back: no lock here can be trusted
             raise SystemExit
-        seconds = time.monotonic() - started
-        method.took(seconds)
-        self.stats.record(call.method, seconds, wire.size_of(segments), size, failed)
+        job.seconds = time.monotonic() - started
         return [] if current.cancelled else frames
+
+    def _count(self, job: _Job) -> None:
+        """Learn from a run and count it, when its caller no longer waits for us."""
+        if job.seconds >= 0:
+            job.method.took(job.seconds)
+            self.stats.record(job.call.method, job.seconds, job.size_out, job.size_in, job.failed)
 
     def _reply(self, job: _Job, segments: list[wire.Buffer]) -> list[wire.Buffer]:
         call = job.call
-        size = wire.size_of(segments)
+        size = job.size_out
         if size > self._limits.payload:
             text = f"a reply of {size} bytes; at most {self._limits.payload} are sent"
             return self._error(call.id, wire.TOO_LARGE, text)
@@ -664,6 +676,7 @@ class Server:
                 job.peer.connection.send(frames)
             job.peer.check_queue()
         self._end(job)
+        self._count(job)
 
     def _send_big(self, peer: _Peer, frames: list[wire.Buffer]) -> None:
         """Send a big reply, waiting as long as the other side takes some of it now and then."""

@@ -71,6 +71,8 @@ _ONE_CALL = struct.Struct("!BBHIQdHHQ")  # the same for a call
 
 HEAD_SIZE = _HEAD.size
 _ONE_REPLY_HEADER = _ONE_REPLY.size - HEAD_SIZE
+_ONE_CALL_HEADER = _ONE_CALL.size - HEAD_SIZE
+_SHORT_HEADER = 256  # bytes; a longer one takes the general way
 
 
 @dataclass(frozen=True)
@@ -332,6 +334,22 @@ class Decoder:
                     if end - body < size:
                         break
                     events.append(Reply(id, load, [bytes(view[body : body + size])]))
+                    start = body + size
+                    continue
+            if kind == CALL and length < _SHORT_HEADER and end - start >= _ONE_CALL.size:
+                # The same for calls.
+                *_, timeout, named, count, size = _ONE_CALL.unpack_from(view, start)
+                body = start + HEAD_SIZE + length
+                if count == 1 and named == length - _ONE_CALL_HEADER and size <= BULK and timeout == timeout:
+                    if size > self._limits.payload:
+                        raise PayloadTooLarge(f"a payload of {size} bytes; at most {self._limits.payload} are accepted")
+                    if end - body < size:
+                        break
+                    try:
+                        method = str(view[body - named : body], "utf-8")
+                    except UnicodeDecodeError as e:
+                        raise ProtocolError(f"a malformed header in a frame of type {kind}: {e}") from e
+                    events.append(Call(id, flags, method, timeout, [bytes(view[body : body + size])]))
                     start = body + size
                     continue
             if length > MAX_HEADER:

@@ -378,6 +378,7 @@ def test_calls_are_counted_on_both_sides(here: Place, client: Client) -> None:
         client.call("S.echo", ("x" * 1000,))
     with pytest.raises(ValueError):
         client.call("S.boom", ("x",))
+    eventually(lambda: "S.boom" in here.server.stats.snapshot(), 5)  # counted once the reply is on its way
     for stats in (client.stats.snapshot(), here.server.stats.snapshot()):
         assert (3, 0) == (stats["S.echo"].count, stats["S.echo"].errors)
         assert (1, 1) == (stats["S.boom"].count, stats["S.boom"].errors)
