@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bigm.lifecycle import Cause as Cause
     from bigm.lifecycle import State as State
     from bigm.machine import Machine as Machine
-    from bigm.rpc.server import current_call as current_call
+    from bigm.rpc.current import current_call as current_call
     from bigm.timeouts import Timeouts as Timeouts
     from bigm.worker.program import is_driver as is_driver
 
@@ -34,7 +34,7 @@ _NAMES = {
     ),
     "bigm.lifecycle": "State Cause",
     "bigm.machine": "Machine",
-    "bigm.rpc.server": "current_call",
+    "bigm.rpc.current": "current_call",
     "bigm.timeouts": "Timeouts",
     "bigm.worker.program": "is_driver",
 }

@@ -17,7 +17,8 @@ from bigm.rpc import wire
 if TYPE_CHECKING:
     import asyncio
 
-    from bigm.rpc.client import Channel, Client
+    from bigm.rpc.channel import Channel
+    from bigm.rpc.client import Client
 
 NEVER = float("inf")
 Outcome = Union[wire.Reply, wire.Error, wire.Parked, BaseException]

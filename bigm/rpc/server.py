@@ -30,9 +30,12 @@ from typing import Any, Callable, Optional
 
 from bigm.errors import NotAllowed, NotPicklable, ProtocolError, WireError
 from bigm.rpc import codec, wire
-from bigm.rpc.connection import Connection, Lost, describe_tls_failure
+from bigm.rpc.caller import Caller
+from bigm.rpc.connection import Lost
+from bigm.rpc.current import CurrentCall, running
+from bigm.rpc.handshakes import Handshakes
 from bigm.rpc.identity import Identity, peer_identity
-from bigm.rpc.poller import READ, WRITE, Poller
+from bigm.rpc.poller import WRITE, Poller
 from bigm.rpc.stats import CallStats
 from bigm.rpc.tls import Credentials, server_context
 from bigm.rpc.wire import BULK, Limits
@@ -45,63 +48,6 @@ FLUSH_EVERY = 32  # calls run before their replies are sent, when more calls are
 _NEVER = float("inf")
 
 logger = logging.getLogger("bigm.rpc")
-
-
-class CurrentCall:
-    """The call that this thread is running; see `current_call`.
-
-    Attributes:
-        peer: who called.
-        method: "Service.method".
-        deadline: monotonic time after which nobody waits for the result, or None.
-    """
-
-    __slots__ = ("_cancelled", "_event", "deadline", "method", "peer")
-
-    def __init__(self, peer: Identity, method: str, deadline: Optional[float]) -> None:
-        self.peer = peer
-        self.method = method
-        self.deadline = deadline
-        self._cancelled = False
-        self._event: Optional[threading.Event] = None
-
-    def __repr__(self) -> str:
-        return f"<CurrentCall {self.method} from {self.peer.uri}>"
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the caller has given up, or its deadline has passed."""
-        return self._cancelled or (self.deadline is not None and time.monotonic() >= self.deadline)
-
-    def wait_cancelled(self, timeout: Optional[float] = None) -> bool:
-        """Wait until the caller gives up, at most *timeout* seconds; whether it has."""
-        self._event = self._event or threading.Event()
-        left = [
-            t for t in (timeout, None if self.deadline is None else self.deadline - time.monotonic()) if t is not None
-        ]
-        if not self._cancelled:
-            self._event.wait(max(0.0, min(left)) if left else None)
-        return self.cancelled
-
-    def _cancel(self) -> None:
-        self._cancelled = True
-        if self._event is not None:
-            self._event.set()
-
-
-_local = threading.local()
-
-
-def current_call() -> CurrentCall:
-    """The call that this thread is running.
-
-    Raises:
-        RuntimeError: it is not running one.
-    """
-    call: Optional[CurrentCall] = getattr(_local, "call", None)
-    if call is None:
-        raise RuntimeError("current_call() was asked outside of a service's method")
-    return call
 
 
 class _Method:
@@ -132,7 +78,7 @@ class _Job:
 
     __slots__ = ("call", "current", "failed", "method", "peer", "seconds", "size_in", "size_out")
 
-    def __init__(self, peer: _Peer, call: wire.Call, method: _Method, current: CurrentCall) -> None:
+    def __init__(self, peer: Caller, call: wire.Call, method: _Method, current: CurrentCall) -> None:
         self.peer = peer
         self.call = call
         self.method = method
@@ -141,72 +87,6 @@ class _Job:
         self.size_in = 0
         self.size_out = 0
         self.failed = True
-
-
-class _Peer:
-    """One connection of a caller."""
-
-    def __init__(self, server: Server, sock: socket.socket, context: ssl.SSLContext, generation: int) -> None:
-        self.server = server
-        self.generation = generation
-        self.opened = time.monotonic()
-        self.progress = self.opened  # when bytes last arrived
-        self.identity: Optional[Identity] = None
-        self.jobs: dict[int, CurrentCall] = {}
-        self.parked: dict[int, tuple[int, list[wire.Buffer]]] = {}  # token: (call, segments)
-        self.last = 0
-        self.goodbye = False
-        self.doomed = 0.0  # when it was told to go for breaking the rules
-        self.closed = False
-        self.lock = threading.Lock()
-        self._receiving = False
-        self._full = False
-        self._blocked = False
-        self.connection = Connection(
-            sock, context, wire.Decoder(server._limits, wire.FROM_CLIENT), on_blocked=self.block
-        )
-        self.fd = self.connection.fd
-
-    def __repr__(self) -> str:
-        who = self.identity.uri if self.identity else "unknown"
-        return f"<connection of {who}, {len(self.jobs)} calls in flight>"
-
-    def interest(self) -> None:
-        """Tell the poller what we wait for. Under the lock."""
-        if not self.closed:
-            reads = not self._receiving and not self._full
-            self.server._poller.set(self.fd, (READ if reads else 0) | (WRITE if self._blocked else 0))
-
-    def receiving(self, on: bool) -> None:
-        """While a thread of its own receives a big payload, the turn does not read this connection."""
-        with self.lock:
-            self._receiving = on
-            self.interest()
-
-    def check_queue(self) -> None:
-        """Read no more calls while too much of the replies to earlier ones is waiting to be sent."""
-        full = self.connection.queued > self.server._limits.queued
-        if full != self._full:
-            with self.lock:
-                self._full = full
-                self.interest()
-
-    def block(self) -> None:
-        """The socket is full: go on when there is room."""
-        with self.lock:
-            self._blocked = True
-            self.interest()
-
-    def unblock(self) -> None:
-        """There is room again."""
-        with self.lock:
-            if not self._blocked or self.closed:
-                return
-            self._blocked = False
-            self.interest()
-        if not self.connection.resume():
-            self.block()
-        self.check_queue()
 
 
 class Server:
@@ -239,16 +119,16 @@ class Server:
         self._services: dict[str, dict[str, _Method]] = {}
         self._lock = threading.Lock()
         self._poller = Poller()
-        self._peers: dict[int, _Peer] = {}
+        self._peers: dict[int, Caller] = {}
         self._running: dict[tuple[int, int], CurrentCall] = {}
         self._serial = 0
-        self._parked: dict[int, _Peer] = {}
+        self._parked: dict[int, Caller] = {}
         self._jobs: deque[_Job] = deque()
-        self._dirty: dict[_Peer, None] = {}
+        self._dirty: dict[Caller, None] = {}
         self._turn = 0  # who has it: a number that grows each time it is given away
         self._inline: Optional[_Job] = None
         self._inline_since = 0
-        self._handshakes = _Handshakes(self)
+        self._handshakes = Handshakes(self)
         self._idle: deque[_Seat] = deque()
         self._threads = 0
         self._closed = False
@@ -288,7 +168,7 @@ class Server:
             sock.close()
             return
         self._start()
-        self._handshakes.add(_Peer(self, sock, self._context, self._generation))
+        self._handshakes.add(Caller(self, sock, self._context, self._generation))
 
     def renew(self, credentials: Credentials) -> None:
         """Take on another identity: for new connections at once; those made under the old one end.
@@ -485,7 +365,7 @@ class Server:
             peer.connection.flush()
             peer.check_queue()
 
-    def _read(self, peer: _Peer) -> None:
+    def _read(self, peer: Caller) -> None:
         try:
             if peer.doomed:
                 peer.connection.discard()
@@ -505,7 +385,7 @@ class Server:
             peer.receiving(True)
             self._in_thread(lambda: self._receive_bulk(peer))
 
-    def _receive_bulk(self, peer: _Peer) -> None:
+    def _receive_bulk(self, peer: Caller) -> None:
         """Receive a big payload, in a thread of its own; then let the turn read this connection again."""
         connection = peer.connection
         events: list[wire.Event] = []
@@ -537,7 +417,7 @@ class Server:
 
     # Events of a connection.
 
-    def _handle(self, peer: _Peer, event: wire.Event) -> None:
+    def _handle(self, peer: Caller, event: wire.Event) -> None:
         if isinstance(event, wire.Call):
             self._accept(peer, event)
         elif isinstance(event, wire.Cancel):
@@ -549,7 +429,7 @@ class Server:
             self._in_thread(lambda: self._send_parked(peer, event))
         # A client's goodbye needs no answer: the end of its connection follows.
 
-    def _accept(self, peer: _Peer, call: wire.Call) -> None:
+    def _accept(self, peer: Caller, call: wire.Call) -> None:
         """Refuse a call, or make a job of it."""
         assert peer.identity is not None
         if call.id in peer.jobs:
@@ -596,7 +476,7 @@ class Server:
             return text, f"did you mean {' or '.join(near)}?"
         return text, f"there {'are' if len(known) != 1 else 'is'} {', '.join(sorted(known)) or 'none'}"
 
-    def _refuse(self, peer: _Peer, id: int, code: int, text: str, hint: str = "") -> None:
+    def _refuse(self, peer: Caller, id: int, code: int, text: str, hint: str = "") -> None:
         peer.connection.enqueue(wire.error(id, self.in_flight, code, codec.refusal(text, hint)))
         self._dirty[peer] = None
 
@@ -617,7 +497,7 @@ class Server:
             return self._error(call.id, wire.BAD_ARGUMENTS, text)
         job.size_in = wire.size_of(call.segments)
         call.segments.clear()
-        _local.call = current
+        running.call = current
         try:
             segments = codec.dumps_reply(call.method, method.function(*args, **kwargs))
             job.size_out = wire.size_of(segments)
@@ -630,7 +510,7 @@ class Server:
             job.size_out = wire.size_of(segments)
             frames = wire.error(call.id, len(self._running) - 1, wire.RAISED, segments)
         finally:
-            _local.call = None
+            running.call = None
         if self._disowned:  # the method forked, and this is the child, which came back: no lock here can be trusted
             raise SystemExit
         job.seconds = time.monotonic() - started
@@ -678,12 +558,12 @@ class Server:
         self._end(job)
         self._count(job)
 
-    def _send_big(self, peer: _Peer, frames: list[wire.Buffer]) -> None:
+    def _send_big(self, peer: Caller, frames: list[wire.Buffer]) -> None:
         """Send a big reply, waiting as long as the other side takes some of it now and then."""
         if not peer.connection.send_waiting(frames, _NEVER, self._limits.stall):
             peer.connection.shutdown()  # its reader drops it
 
-    def _send_parked(self, peer: _Peer, event: wire.Fetch) -> None:
+    def _send_parked(self, peer: Caller, event: wire.Fetch) -> None:
         owner = self._parked.get(event.token)
         if owner is None or owner.identity != peer.identity:
             self._refuse(peer, event.id, wire.GONE, "the reply is not there any more")
@@ -697,7 +577,7 @@ class Server:
         peer.check_queue()
         self._drop_parked(owner, id)
 
-    def _drop_parked(self, peer: _Peer, id: int) -> None:
+    def _drop_parked(self, peer: Caller, id: int) -> None:
         for token, (call, _) in list(peer.parked.items()):
             if call == id:
                 del peer.parked[token]
@@ -711,7 +591,7 @@ class Server:
 
     # Connections' beginnings and ends.
 
-    def _welcome(self, peer: _Peer) -> None:
+    def _welcome(self, peer: Caller) -> None:
         """After the handshake: check who it is, greet, and serve."""
         try:
             peer.identity = peer_identity(peer.connection.tls, self._credentials.identity.cluster)
@@ -736,7 +616,7 @@ class Server:
             self._say_goodbye(peer, f"{self.name} has a new identity")
         self._poller.wake()
 
-    def _say_goodbye(self, peer: _Peer, reason: str) -> None:
+    def _say_goodbye(self, peer: Caller, reason: str) -> None:
         with peer.lock:
             if peer.goodbye or peer.closed:
                 return
@@ -745,14 +625,14 @@ class Server:
         if not peer.jobs:
             peer.connection.end_sending()
 
-    def _doom(self, peer: _Peer, reason: str) -> None:
+    def _doom(self, peer: Caller, reason: str) -> None:
         """End a connection whose other side breaks the rules, and tell it why."""
         logger.warning("%s: closing the connection of %s: %s", self.name, peer.identity, reason)
         self._say_goodbye(peer, reason)
         peer.doomed = time.monotonic()
         peer.connection.end_sending()
 
-    def _drop(self, peer: _Peer) -> None:
+    def _drop(self, peer: Caller) -> None:
         """Let go of a connection that has ended; its calls are cancelled."""
         with peer.lock:
             if peer.closed:
@@ -770,7 +650,7 @@ class Server:
         self._discard(peer)
         self._ended.set()
 
-    def _discard(self, peer: _Peer) -> None:
+    def _discard(self, peer: Caller) -> None:
         peer.closed = True
         peer.connection.end_sending()
         peer.connection.close()
@@ -778,7 +658,7 @@ class Server:
     def _disown(self) -> None:
         """In a forked child: everything here is the parent's."""
         self._disowned = self._closed = True
-        for peer in [*self._peers.values(), *self._handshakes.peers()]:
+        for peer in [*self._peers.values(), *self._handshakes.callers()]:
             peer.closed = True
             peer.connection.disown()
         self._peers.clear()
@@ -808,91 +688,6 @@ class _Seat:
         self.ready = threading.Lock()
         self.ready.acquire()
         self.task: Optional[Callable[[], None]] = None
-
-
-class _Handshakes:
-    """All handshakes of a server, in one thread, none of them holding up another."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._lock = threading.Lock()
-        self._new: list[_Peer] = []
-        self._peers: dict[int, _Peer] = {}
-        self._poller: Optional[Poller] = None
-        self._closed = False
-
-    def peers(self) -> list[_Peer]:
-        return [*self._new, *self._peers.values()]
-
-    def add(self, peer: _Peer) -> None:
-        with self._lock:
-            self._new.append(peer)
-            if self._poller is None:
-                self._poller = Poller()
-                name = f"bigm-handshakes {self._server.name}"
-                threading.Thread(target=self._run, args=(self._poller,), name=name, daemon=True).start()
-            self._poller.wake()
-
-    def close(self) -> None:
-        self._closed = True
-        if self._poller is not None:
-            self._poller.wake()
-
-    def disown(self) -> None:
-        self._closed = True
-        if self._poller is not None:
-            self._poller.disown()
-
-    def _run(self, poller: Poller) -> None:
-        while not self._closed:
-            for fd, _ in poller.wait(self._timeout()):
-                peer = self._peers.get(fd)
-                if peer is not None:
-                    self._step(poller, peer)
-            with self._lock:
-                new, self._new = self._new, []
-            for peer in new:
-                self._make_room(poller)
-                self._peers[peer.fd] = peer
-                poller.set(peer.fd, READ)
-            now = time.monotonic()
-            for peer in list(self._peers.values()):
-                if now - peer.opened > self._server._limits.handshake:
-                    self._end(poller, peer, "no handshake within its time")
-        for peer in self.peers():
-            peer.connection.close()
-        poller.close()
-
-    def _timeout(self) -> float:
-        if not self._peers:
-            return -1.0
-        oldest = min(peer.opened for peer in self._peers.values())
-        return max(0.01, oldest + self._server._limits.handshake - time.monotonic())
-
-    def _make_room(self, poller: Poller) -> None:
-        """Above the limit the one that has been silent the longest goes."""
-        if len(self._peers) >= self._server._limits.handshakes:
-            self._end(poller, min(self._peers.values(), key=lambda peer: peer.opened), "too many handshakes at once")
-
-    def _step(self, poller: Poller, peer: _Peer) -> None:
-        try:
-            if not peer.connection.handshake_step():
-                return
-        except ssl.SSLError as e:
-            self._end(poller, peer, describe_tls_failure(e))
-            return
-        except (Lost, OSError) as e:
-            self._end(poller, peer, str(e))
-            return
-        del self._peers[peer.fd]
-        poller.remove(peer.fd)
-        self._server._welcome(peer)
-
-    def _end(self, poller: Poller, peer: _Peer, why: str) -> None:
-        logger.info("%s: a connection ended before its greeting: %s", self._server.name, why)
-        del self._peers[peer.fd]
-        poller.remove(peer.fd)
-        self._server._discard(peer)
 
 
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()

@@ -26,8 +26,8 @@ from bigm.errors import (
 )
 from bigm.rpc import wire
 from bigm.rpc.client import Client
+from bigm.rpc.current import current_call
 from bigm.rpc.identity import BOOTSTRAP, MACHINE, Identity
-from bigm.rpc.server import current_call
 from bigm.rpc.wire import Limits
 from conftest import CLUSTER, Certificates, Place
 from waiting import eventually
