@@ -9,6 +9,7 @@ Source: bigmachine bigmachine.go (B, Start, Dial, Shutdown) and driver/driver.go
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
@@ -101,7 +102,8 @@ class Cluster:
         self._unsettled: set[str] = set()
         self._numbered = 0
         self._closing = False
-        self._left: list[Leftover] | None = None
+        self._closed = False
+        self._left: list[Leftover] = []
         system.open(self._authority.cluster)
         clock = Clock(f"bigm-leases-{self.name}")
         self._common = Common(
@@ -243,13 +245,18 @@ class Cluster:
             first, self._closing = not self._closing, True
         if not first:
             with self._board:
-                self._board.wait_for(lambda: self._left is not None)
-            return list(self._left or ())
+                self._board.wait_for(lambda: self._closed, self._settings.timeouts.ending())
+            return list(self._left)
         try:
             self._end_all()
         finally:
-            self._close()
-        return list(self._left or ())
+            try:
+                self._close()
+            finally:  # interrupted or not: who waits for the same end, at the latest the end of the program, may go on
+                with self._board:
+                    self._closed = True
+                    self._board.notify_all()
+        return list(self._left)
 
     # --- starting
 
@@ -418,22 +425,21 @@ class Cluster:
 
     def _close(self) -> None:
         """Let go of everything, and see what is left."""
-        try:
-            self._common.clock.close()
-            if self._common.keeper is not None:
-                self._common.keeper.close()
-            self._system.close()
-        finally:
-            for steward in self._stewards:
-                steward.machine.close()
+        with contextlib.ExitStack() as last:
+            last.callback(self._session.closed, self)
+            last.callback(self._see_what_is_left)
+            last.callback(self._common.pool.close)
             for pings in self._dialled.values():
-                pings.machine.close()
-            self._common.pool.close()
-            left = self._leftovers()
-            self._session.closed(self)
-            with self._board:
-                self._left = left
-                self._board.notify_all()
+                last.callback(pings.machine.close)
+            for steward in self._stewards:
+                last.callback(steward.machine.close)
+            last.callback(self._system.close)
+            if self._common.keeper is not None:
+                last.callback(self._common.keeper.close)
+            last.callback(self._common.clock.close)
+
+    def _see_what_is_left(self) -> None:
+        self._left = self._leftovers()
 
     def _leftovers(self) -> list[Leftover]:
         """Ask the system about machines that are not known to have ended; settle the journal as far as can be."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 
 import pytest
 
@@ -281,3 +282,19 @@ def test_a_machine_that_has_ended_is_leased_no_more() -> None:
         assert len(cluster._common.leases._held) == 1
         machine.shutdown()
         assert cluster._common.leases._held == set()
+
+
+def test_an_end_that_was_interrupted_is_not_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = bigm.start("inprocess")
+    monkeypatch.setattr(type(cluster._common.pool), "close", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.shutdown()
+    again = threading.Thread(target=cluster.shutdown, daemon=True)
+    again.start()
+    again.join(5.0)
+    assert not again.is_alive()
+    assert cluster not in cluster._session._clusters
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
