@@ -106,7 +106,11 @@ class _Process:
             reason = "its agent is gone"
         except TimeoutError:
             reason = f"its agent was not heard of for {self._spec.heartbeat_lost:g} s"
-        os.write(2, f"{self._worker.name} ends: {reason}\n".encode())
+        try:
+            os.set_blocking(2, False)  # nobody may be left to read it
+            os.write(2, f"{self._worker.name} ends: {reason}\n".encode())
+        except OSError:
+            pass  # full, or closed by the program
         _end_group()
 
     def _told_to_end(self, signum: int, frame: Optional[FrameType]) -> None:

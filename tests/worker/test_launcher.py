@@ -264,6 +264,24 @@ def test_it_ends_when_its_agent_falls_silent(start: Callable[..., Running]):
     assert "m0 ends: its agent was not heard of for 0.3 s" in worker.said()
 
 
+def test_it_ends_when_its_agent_falls_silent_and_reads_its_output_no_more(start: Callable[..., Running]):
+    worker = start(
+        "import fcntl, os\n"
+        "read, write = os.pipe()\n"
+        "os.dup2(write, 2)\n"
+        "os.write(2, bytes(fcntl.fcntl(2, fcntl.F_GETPIPE_SZ)))\n",
+        heartbeat_lost=0.3,
+    )
+    assert -signal.SIGKILL == worker.ended()
+
+
+def test_it_ends_with_its_agent_though_its_output_is_closed(start: Callable[..., Running]):
+    worker = start("import os; os.close(2)")
+    worker.serving()
+    worker.agent.close()
+    assert -signal.SIGKILL == worker.ended()
+
+
 def test_told_to_end_it_tears_down_and_does_not_wait_for_threads(start: Callable[..., Running]):
     worker = start(
         "import atexit, threading, time\n"
