@@ -9,7 +9,8 @@
 An id begins with the time (UTC) and so sorts by it. The `source` of a line is "w0" (worker 0), "agent", or "bigm" for a
 remark of bigm's own about the log; `o` and `e` tell standard output from standard error; the text is the bytes as they
 came. A machine's state is told by the events named "machine" (fields machine, state, addr, procs, cause, text), of
-which the latest counts. A run whose process is gone without having written its end has died.
+which the latest counts, its agent by "enrolled" (fields machine, pid, local). A run whose process is gone without
+having written its end has died.
 
 Nothing here may end a run: a home that cannot be written to is replaced by a temporary folder, a full disk is said once
 and output that was not kept is counted in the log. One writer, any number of readers, and no locks between them: files
@@ -33,6 +34,7 @@ from typing import Any
 from bigm.bootstrap.records import LogRecord
 from bigm.config import Settings, nearest
 from bigm.errors import ConfigError
+from bigm.lifecycle import Cause, State
 
 RUNNING = "running"
 ENDED = "ended"
@@ -56,6 +58,8 @@ class MachineInfo:
         until: wall clock of its end, or 0.
         cause: why it stopped, one of `lifecycle`'s words, or "".
         text: the same in words.
+        pid: its agent's process, or 0.
+        local: it runs on the driver's computer.
     """
 
     machine: str
@@ -66,6 +70,17 @@ class MachineInfo:
     until: float = 0.0
     cause: str = ""
     text: str = ""
+    pid: int = 0
+    local: bool = False
+
+    def orphaned(self) -> MachineInfo:
+        """The same after its driver died without a word, as far as can be seen from the driver's computer.
+
+        STOPPED where its agent's process is gone; one of that number tells nothing, it may be another's.
+        """
+        if self.until or not self.local or not self.pid or process_mark(self.pid):
+            return self
+        return replace(self, state=str(State.STOPPED), cause=str(Cause.DRIVER), text=Cause.DRIVER.sentence)
 
 
 @dataclass(frozen=True)
@@ -119,11 +134,15 @@ class RunInfo:
         found: dict[str, MachineInfo] = {}
         known = {item.name for item in fields(MachineInfo)}
         for event in read_events(self.folder):
-            if event.get("event") == "machine" and event.get("machine"):
+            if event.get("event") in ("machine", "enrolled") and event.get("machine"):
                 name, when = str(event["machine"]), float(event.get("time", 0.0))
                 before = found.get(name) or MachineInfo(name, since=when)
                 after = replace(before, **{key: value for key, value in event.items() if key in known})
-                found[name] = replace(after, until=when) if after.state == "STOPPED" and not before.until else after
+                found[name] = (
+                    replace(after, until=when) if after.state == str(State.STOPPED) and not before.until else after
+                )
+        if self.state == DIED:
+            return [machine.orphaned() for machine in found.values()]
         return list(found.values())
 
 

@@ -286,7 +286,14 @@ class Steward:
             self._info = info
             self._hold_lease(agent)
             self._follow(agent)
-        common.run.event("enrolled", machine=self.label, instance=self.instance.id, pid=info.pid, host=info.hostname)
+        common.run.event(
+            "enrolled",
+            machine=self.label,
+            instance=self.instance.id,
+            pid=info.pid,
+            host=info.hostname,
+            local=common.system.capabilities.local,
+        )
         self.push(Event.ENROLLED)
 
     def _follow(self, agent: Client) -> None:

@@ -30,6 +30,7 @@ from bigm.runs import (
     RUNNING,
     Lines,
     LogLine,
+    MachineInfo,
     Run,
     follow_logs,
     list_runs,
@@ -117,6 +118,25 @@ def test_machines_are_told_by_their_latest_events(settings: Settings, run: Run) 
     assert (first.cause, first.text) == ("signal", "SIGSEGV")
     assert first.until >= first.since > 0
     assert (second.machine, second.state, second.until) == ("m1", "STARTING", 0.0)
+
+
+def test_a_local_machine_whose_driver_was_killed_has_stopped_when_its_agent_is_gone() -> None:
+    with subprocess.Popen(["sleep", "60"]) as agent:
+        machine = MachineInfo("m0", "RUNNING", pid=agent.pid, local=True)
+        assert machine.orphaned() == machine
+        agent.kill()
+    stopped = machine.orphaned()
+    assert (stopped.state, stopped.cause, stopped.text) == ("STOPPED", "driver", "the driver ended")
+    elsewhere = replace(machine, local=False)
+    assert elsewhere.orphaned() == elsewhere
+
+
+def test_a_machine_of_a_killed_run_is_told_by_its_agent(settings: Settings, run: Run) -> None:
+    run.event("machine", machine="m0", state="RUNNING")
+    run.event("enrolled", machine="m0", pid=2**22 + 1, local=True)
+    info = read_run(settings.runs_folder)
+    assert [machine.state for machine in info.machines()] == ["RUNNING"]
+    assert [machine.state for machine in replace(info, process="another").machines()] == ["STOPPED"]
 
 
 def test_events_of_many_threads_are_whole_lines(run: Run) -> None:

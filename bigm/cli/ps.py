@@ -70,8 +70,8 @@ def _row(run: RunInfo, machines: Sequence[MachineInfo]) -> tuple[str, ...]:
 
 def _machine_row(run: RunInfo, machine: MachineInfo) -> tuple[str, ...]:
     state, cause = machine.state, machine.text.removeprefix(f"machine {machine.addr} stopped: ") or machine.cause
-    if run.state == DIED and not machine.until:
+    if run.state == DIED and not machine.cause:
         state, cause = "unknown", "its driver died; it ends with its lease at the latest"
-    end = machine.until or run.ended or time.time()
-    uptime = duration(end - machine.since) if state != "unknown" else ""
+    end = machine.until or run.ended or (time.time() if run.state == RUNNING else 0.0)
+    uptime = duration(end - machine.since) if end else ""
     return machine.machine, state, machine.addr, uptime, cause
