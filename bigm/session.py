@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from bigm.config import Settings
 from bigm.errors import BigmError, CallError, ServiceError
@@ -29,6 +29,7 @@ from bigm.terminal import Output, Terminal
 
 _current: Session | None = None  # one execution of a program is one run, whatever its modules do
 _next_hook = sys.__excepthook__
+_next_exit = sys.exit
 _lock = threading.Lock()
 
 
@@ -42,11 +43,22 @@ def session(settings: Settings) -> Session:
 
 
 def tell_errors_plainly() -> None:
-    """From now on, errors that bigm raised on purpose end this process with one message and their exit status."""
-    global _next_hook
+    """From now on, errors that bigm raised on purpose end this process with one message and their exit status.
+
+    That of `sys.exit` is noted too, for the run's folder: outside a `with` block nothing else tells it.
+    """
+    global _next_hook, _next_exit
     with _lock:
         if sys.excepthook is not _excepthook:
             _next_hook, sys.excepthook = sys.excepthook, _excepthook
+        if sys.exit is not _exit:
+            _next_exit, sys.exit = sys.exit, _exit
+
+
+def _exit(status: Any = None, /) -> NoReturn:
+    if _current is not None and _current.pid == os.getpid() and _in_main_thread():
+        _current.ends_with(SystemExit(status))
+    _next_exit(status)
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -132,7 +144,7 @@ class Session:
 
     def _install(self) -> None:
         """Handle signals where nobody else does."""
-        if threading.current_thread() is not threading.main_thread():
+        if not _in_main_thread():
             return
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             self._install_one(signal.SIGINT, signal.default_int_handler)
@@ -145,7 +157,7 @@ class Session:
         self._installed.append(number)
 
     def _restore(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
+        if not _in_main_thread():
             return
         while self._installed:
             interrupts.uninstall(self._installed.pop())
@@ -180,6 +192,10 @@ class Session:
             except (AttributeError, OSError, ValueError):  # None, closed, or of a reader that is gone
                 pass
         os._exit(status)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _before_exit(function: Callable[[], None]) -> None:

@@ -20,6 +20,10 @@ def main(how: str, lease: float) -> None:
         machines = show(cluster)
         threading.Thread(target=lambda: print(machines[0].call("M.sleep", 0.5), flush=True)).start()
         return
+    if how == "after":
+        with cluster:
+            show(cluster)
+        sys.exit(7)
     with cluster:
         machines = show(cluster)
         if how == "call":

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from bigm.config import load
 from bigm.errors import BootError, ConfigError, MachineStopped, NoSuchMethod, NotPicklable, ServiceError
+from bigm.runs import list_runs
 from bigm.session import exit_status, is_plain
 from waiting import eventually
 
@@ -164,6 +166,12 @@ def test_what_ends_a_program_decides_its_exit_code(drive, how: str, code: int, w
     assert status == code, err
     assert len(re.findall(words, err)) == 1 or not words
     assert ("Traceback" in err) == traceback
+
+
+def test_the_status_of_a_program_that_exits_after_its_clusters_is_kept(drive) -> None:
+    assert drive("after").ends()[0] == 7
+    runs = [run for run in list_runs(load().runs_folder) if run.program == "driver_program.py"]
+    assert runs[-1].status == 7
 
 
 def test_forked_children_of_the_driver_leave_its_cluster_alone(drive) -> None:
