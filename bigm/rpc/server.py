@@ -600,10 +600,15 @@ class Server:
             self._discard(peer)
             logger.info("%s: %s", self.name, e)
             return
-        peer.connection.send([wire.hello(self._limits, self.name)])
         with self._lock:
-            self._peers[peer.fd] = peer
-            old = peer.generation < self._generation or self._closed
+            closed, old = self._closed, peer.generation < self._generation
+            if not closed:  # else nobody would ever read it
+                self._peers[peer.fd] = peer
+        if closed:
+            peer.connection.send([wire.goodbye(0, f"{self.name} is closing")])
+            self._discard(peer)
+            return
+        peer.connection.send([wire.hello(self._limits, self.name)])
         try:
             for event in peer.connection.decrypt():
                 self._handle(peer, event)
