@@ -20,6 +20,7 @@ from bigm.bootstrap.port import Port, listen
 from bigm.bootstrap.records import EXITED, SERVING, Launch, WorkerSample, WorkerSpec, WorkerStatus
 from bigm.errors import BootError, SystemFault
 from bigm.lifecycle import Cause
+from bigm.peer import tcp_connect
 from bigm.rpc.identity import Identity
 from bigm.rpc.tls import Credentials
 from bigm.systems.base import ENDED, RUNNING, Capabilities, Instance, Launched, Spec, System
@@ -103,8 +104,7 @@ class InProcess(System):
         return [machine.instance(self._cluster) for machine in self._all() if ids is None or machine.id in ids]
 
     def connect(self, instance: Instance, timeout: float) -> socket.socket:
-        host, _, port = instance.locator.rpartition(":")
-        return socket.create_connection((host, int(port)), timeout)
+        return tcp_connect(instance.locator, timeout)
 
     def terminate(self, ids: Iterable[str]) -> dict[str, SystemFault | None]:
         wanted = list(ids)

@@ -25,6 +25,7 @@ from typing import IO
 from bigm.bootstrap.agent import agent_command
 from bigm.bootstrap.records import Launch
 from bigm.errors import BootError, SystemFault
+from bigm.peer import tcp_connect
 from bigm.systems.base import ENDED, RUNNING, Capabilities, Instance, Launched, Spec, System
 
 _START_TIMEOUT = 30.0  # seconds an agent may take to say which port it listens on; it takes 0.1 on an idle computer
@@ -92,8 +93,7 @@ class Local(System):
         return [child.instance(self._cluster) for child in self._all() if ids is None or child.id in ids]
 
     def connect(self, instance: Instance, timeout: float) -> socket.socket:
-        host, _, port = instance.locator.rpartition(":")
-        return socket.create_connection((host, int(port)), timeout)
+        return tcp_connect(instance.locator, timeout)
 
     def terminate(self, ids: Iterable[str]) -> dict[str, SystemFault | None]:
         wanted = list(ids)
