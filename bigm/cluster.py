@@ -480,6 +480,8 @@ def _texts(what: str, texts: Mapping[str, str]) -> dict[str, str]:
     for name, value in texts.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise ConfigError(f"{what} maps texts to texts, not {name!r} to {value!r}")
+        if not name or "=" in name or "\0" in name + value:
+            raise ConfigError(f"{what} cannot carry {name!r} = {value!r}: no variable of the environment is such")
     return dict(texts)
 
 

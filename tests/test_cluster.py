@@ -128,6 +128,14 @@ def test_two_clusters_live_side_by_side_and_share_nothing() -> None:
         assert a.state is State.STOPPED
 
 
+@pytest.mark.parametrize("env", [{"A=B": "1"}, {"": "1"}, {"A\0": "1"}, {"A": "x\0y"}])
+def test_what_no_environment_can_carry_is_refused_before_anything_is_launched(env: dict[str, str]) -> None:
+    with bigm.start() as cluster:
+        with pytest.raises(bigm.ConfigError, match="env cannot carry"):
+            cluster.start(1, services={"C": Counter()}, env=env)
+        assert cluster.machines == []
+
+
 def test_a_cluster_that_is_shut_down_is_done_and_says_so() -> None:
     with bigm.start("inprocess") as cluster:
         cluster.start(1, services={"C": Counter()})
