@@ -30,7 +30,10 @@ class Service:
 
 
 def interrupt(times: int, client: Client) -> tuple[int, int]:
-    """Call from the main thread, Ctrl-C coming at random moments: how many came through, how many calls succeeded."""
+    """Call from the main thread, Ctrl-C coming at random moments: how many came through, how many calls succeeded.
+
+    Python throws an exception away that a finalizer or callback raises; where nothing comes through, press again.
+    """
     stop = threading.Event()
     main = threading.main_thread().ident
     assert main is not None
@@ -39,8 +42,12 @@ def interrupt(times: int, client: Client) -> tuple[int, int]:
     def press() -> None:
         rng = random.Random(7)
         for _ in range(times):
-            ready.acquire(timeout=10)
-            stop.wait(rng.random() * 0.0015)
+            while not ready.acquire(timeout=5) and not stop.is_set():
+                signal.pthread_kill(main, signal.SIGINT)
+            if stop.wait(rng.random() * 0.0015):
+                return
+            signal.pthread_kill(main, signal.SIGINT)
+        while not stop.wait(5):
             signal.pthread_kill(main, signal.SIGINT)
 
     presser = threading.Thread(target=press)
@@ -56,6 +63,7 @@ def interrupt(times: int, client: Client) -> tuple[int, int]:
                 succeeded += 1
         except KeyboardInterrupt:
             caught += 1
+    stop.set()
     presser.join(10)
     return caught, succeeded
 
