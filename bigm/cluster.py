@@ -13,7 +13,6 @@ import contextlib
 import os
 import pickle
 import sys
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -25,7 +24,7 @@ from bigm.bootstrap.records import Launch
 from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, NotSupported, SystemFault
 from bigm.leases import Clock, Leases
 from bigm.lifecycle import Cause, Phase, State
-from bigm.machine import Machine
+from bigm.machine import Board, Machine
 from bigm.peer import Link
 from bigm.pool import Pool
 from bigm.program import alias_main, interpreter_options, is_driver, main_module, require_import_path, search_path
@@ -95,7 +94,7 @@ class Cluster:
         self._session: Session = session(settings)
         self.name = self._session.name(settings.name or program().removesuffix(".py"))
         self._authority = Authority(lifetime=settings.timeouts.lifetime)
-        self._board = threading.Condition()
+        self._board = Board()
         self._stewards: list[Steward] = []
         self._dialled: dict[str, Pings] = {}
         self._launched = 0

@@ -22,6 +22,19 @@ from bigm.lifecycle import Cause, Phase, State
 from bigm.peer import Link, Peer
 from bigm.rpc.client import Client
 
+_WAKE = 0.25  # seconds
+
+
+class Board(threading.Condition):
+    """Notified when the state of a machine has changed.
+
+    It wakes by itself now and then, because Python may lose a Ctrl-C for as long as the main thread waits: a signal
+    that arrives in the moment before it begins to wait is noticed only when it has something to do again.
+    """
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(_WAKE if timeout is None else min(timeout, _WAKE))
+
 
 class Machine(Peer):
     """A machine of a cluster. Made by `Cluster.start` and `Cluster.dial`.

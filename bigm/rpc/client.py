@@ -285,8 +285,9 @@ class Client:
             call.gate.acquire()
             return  # whoever looked before there was a gate has left its mark: look again
         left = call.deadline - time.monotonic()
-        with interrupts.waiting():
-            call.gate.acquire(timeout=-1 if call.deadline == NEVER else max(0.0, min(left, 1e6)))
+        with interrupts.waiting() as most:
+            patience = min(left, most)
+            call.gate.acquire(timeout=-1 if patience == NEVER else max(0.0, min(patience, 1e6)))
 
     # Sending.
 

@@ -148,9 +148,14 @@ class Connection:
 
     def wait_readable(self, deadline: float) -> bool:
         """Wait until there is something to read; False when *deadline* passed first. Ctrl-C is let through here."""
-        timeout = None if deadline == _FOREVER else max(0.0, deadline - time.monotonic()) * 1000
-        with waiting():
-            return bool(self._poll.poll(timeout))
+        while True:
+            left = _FOREVER if deadline == _FOREVER else max(0.0, deadline - time.monotonic())
+            with waiting() as most:
+                patience = min(left, most)
+                if self._poll.poll(None if patience == _FOREVER else patience * 1000):
+                    return True
+            if patience == left:
+                return False
 
     def read(self) -> list[Event]:
         """What has arrived, without waiting.

@@ -31,6 +31,9 @@ class _State:
         self.handlers: dict[int, Handler] = {}
 
 
+WAKE = 0.25  # seconds
+_FOREVER = float("inf")
+
 _state = _State()
 _get_ident = threading.get_ident
 _SIGINT = int(signal.SIGINT)
@@ -113,11 +116,15 @@ class deferred:
 
 
 class waiting:
-    """A window in a deferred section in which nothing is half done: signals are handled at once."""
+    """A window in a deferred section in which nothing is half done: signals are handled at once.
+
+    Entered, it gives the longest time, in seconds, to wait in one go (inf but for the main thread's windows): Python
+    notices a signal that arrives in the moment before the main thread begins to wait only when it has waited.
+    """
 
     __slots__ = ("_main",)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> float:
         self._main = _state.deferred and in_main_thread()
         if self._main:
             _state.waiting = True
@@ -125,6 +132,8 @@ class waiting:
                 _state.waiting = False
                 _run_noted()
                 _state.waiting = True
+            return WAKE
+        return _FOREVER
 
     def __exit__(
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
