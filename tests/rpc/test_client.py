@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from places import CLUSTER, Certificates, Place
 
 from bigm.errors import (
     Busy,
@@ -29,7 +30,6 @@ from bigm.rpc.client import Client
 from bigm.rpc.current import current_call
 from bigm.rpc.identity import BOOTSTRAP, MACHINE, Identity
 from bigm.rpc.wire import Limits
-from conftest import CLUSTER, Certificates, Place
 from waiting import eventually
 
 Make = Callable[..., Place]

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from places import Place
 
 from bigm.rpc import interrupts
 from bigm.rpc.client import Client
-from conftest import Place
 from waiting import eventually
 
 Make = Callable[..., Place]

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from places import Certificates, Place
 
 from bigm.rpc import codec, wire
 from bigm.rpc.server import Server
 from bigm.rpc.tls import client_context
 from bigm.rpc.wire import Limits
-from conftest import Certificates, Place
 from waiting import eventually
 
 Make = Callable[..., Place]
