@@ -310,7 +310,7 @@ class Cluster:
             sys_path=search_path(),
             env={**inherited, **overlay} if local else overlay,
             inherit_env=not local,
-            cwd=os.getcwd() if local else "",
+            cwd=_working_folder() if local else "",
             main=main_module(),
         )
 
@@ -514,3 +514,13 @@ def _agent_digest() -> str:
     from bigm.bootstrap.agentzip import agent_digest
 
     return agent_digest()
+
+
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError(
+            "the working folder was removed, and machines on this computer are to work in it",
+            hint="go to a folder that exists",
+        ) from None

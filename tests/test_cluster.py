@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -302,6 +303,19 @@ def test_an_end_that_was_interrupted_is_not_waited_for_again(monkeypatch: pytest
     again.join(5.0)
     assert not again.is_alive()
     assert cluster not in cluster._session._clusters
+
+
+def test_a_working_folder_that_was_removed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    with bigm.start("local") as cluster:
+        monkeypatch.chdir(folder)
+        folder.rmdir()
+        try:
+            with pytest.raises(bigm.ConfigError, match="working folder was removed"):
+                cluster.start(1, services={"C": Counter()})
+        finally:
+            os.chdir(tmp_path)
 
 
 def interrupt(*_: object) -> None:
