@@ -41,10 +41,11 @@ from bigm.rpc.tls import Credentials, server_context
 from bigm.rpc.wire import BULK, Limits
 
 WATCH = 0.001  # seconds; a call that runs for longer loses the turn
-SLOW = 0.0003  # seconds; a method that took longer gets a thread of its own next time
-QUICK_AGAIN = 16  # quick runs in a row after which a slow method counts as quick again
+SLOW = 0.0003  # seconds; a run that takes longer is a slow one
+SLOW_RUNS = 2  # in a row, after which a method's calls each get a thread of their own
+QUICK_RUNS = 8  # in a row, after which they do no longer
 LINGER = 1.0  # seconds for the other side to end a connection after our goodbye
-FLUSH_EVERY = 32  # calls run before their replies are sent, when more calls are waiting
+FLUSH_EVERY = 16  # calls run before their replies are sent, when more calls are waiting
 _NEVER = float("inf")
 
 logger = logging.getLogger("bigm.rpc")
@@ -53,24 +54,26 @@ logger = logging.getLogger("bigm.rpc")
 class _Method:
     """One public method of a registered service."""
 
-    __slots__ = ("function", "name", "quick_runs", "service", "slow")
+    __slots__ = ("function", "name", "quick_runs", "service", "slow", "slow_runs")
 
     def __init__(self, service: str, name: str, function: Callable[..., Any]) -> None:
         self.service = service
         self.name = name
         self.function = function
         self.slow = False
-        self.quick_runs = 0
+        self.slow_runs = 0  # in a row
+        self.quick_runs = 0  # in a row
 
     def took(self, seconds: float) -> None:
-        """Learn from a run."""
+        """Learn from a run. One slow run says little: on a busy computer any method is kept waiting now and then."""
         if seconds > SLOW:
-            self.slow = True
             self.quick_runs = 0
-        elif self.slow:
+            self.slow_runs += 1
+            self.slow = self.slow or self.slow_runs >= SLOW_RUNS
+        else:
+            self.slow_runs = 0
             self.quick_runs += 1
-            if self.quick_runs >= QUICK_AGAIN:
-                self.slow = False
+            self.slow = self.slow and self.quick_runs < QUICK_RUNS
 
 
 class _Job:
@@ -287,8 +290,6 @@ class Server:
                 return
             self._inline = None
             self._turn += 1
-            job.method.slow = True
-            job.method.quick_runs = 0
         self._in_thread(self._lead)
 
     # The turn.
