@@ -6,6 +6,7 @@ standard output and error as pipes that the agent reads. Its death is told by SI
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -231,33 +232,30 @@ class _Process:
         self.spec = spec
         self.deaf = False  # its end of the control channel is closed
         self.flowing = 2  # of its two output pipes, how many are open
-        ours, theirs = socket.socketpair()
-        out, out_end = os.pipe()
-        err, err_end = os.pipe()
-        try:
-            process = subprocess.Popen(
-                command(spec.python, theirs.fileno()),
-                stdin=subprocess.DEVNULL,
-                stdout=out_end,
-                stderr=err_end,
-                pass_fds=(theirs.fileno(),),
-                env=environment,
-                cwd=spec.cwd or None,
-                start_new_session=True,
-            )
-        except OSError as error:
-            ours.close()
-            os.close(out)
-            os.close(err)
-            what = error.filename if error.filename else spec.python
-            raise ConfigError(f"cannot start worker {spec.proc}: {what}: {error.strerror}") from error
-        finally:
-            theirs.close()
-            os.close(out_end)
-            os.close(err_end)
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            try:
+                channel, channel_end = socket.socketpair()
+                ours.callback(channel.close)
+                theirs.callback(channel_end.close)
+                out, out_end = _pipe(ours, theirs)
+                err, err_end = _pipe(ours, theirs)
+                process = subprocess.Popen(
+                    command(spec.python, channel_end.fileno()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out_end,
+                    stderr=err_end,
+                    pass_fds=(channel_end.fileno(),),
+                    env=environment,
+                    cwd=spec.cwd or None,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                what = error.filename if error.filename else spec.python
+                raise ConfigError(f"cannot start worker {spec.proc}: {what}: {error.strerror}") from error
+            ours.pop_all()  # kept
         process.returncode = 0  # collected by SIGCHLD, never by subprocess
         self.pid = process.pid
-        self.control = AgentEnd(ours)
+        self.control = AgentEnd(channel)
         self.stdout, self.stderr = out, err
         os.set_blocking(out, False)
         os.set_blocking(err, False)
@@ -277,6 +275,14 @@ class _Process:
             os.kill(self.pid, number)
         except ProcessLookupError:
             pass  # it ended by itself just now; SIGCHLD tells
+
+
+def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe whose reading end is ours and whose writing end theirs."""
+    read, write = os.pipe()
+    ours.callback(os.close, read)
+    theirs.callback(os.close, write)
+    return read, write
 
 
 def _offer_to_oom_killer(pid: int) -> None:
