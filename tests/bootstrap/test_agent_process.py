@@ -17,8 +17,9 @@ from machines import Machine, Place, alive, all_gone
 from test_port import HELLO, client_hello
 
 from bigm.authority import Authority
+from bigm.bootstrap.agent import agent_command
 from bigm.bootstrap.enrol import open_agent
-from bigm.bootstrap.records import ENDING, EXITED, SERVING
+from bigm.bootstrap.records import ENDING, EXITED, SERVING, Launch
 from bigm.errors import ConfigError, IdentityError, MayHaveRun, NotAllowed, Unreachable, WireError
 from bigm.rpc.client import Client
 from bigm.rpc.identity import Identity
@@ -60,6 +61,25 @@ def test_a_machine_says_what_it_is(shared):
     assert 1 <= info.cpus <= (os.cpu_count() or 1)
     assert info.memory > 1 << 28
     assert info.python == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_a_port_that_is_taken_is_said_in_one_line():
+    authority = Authority()
+    bootstrap = authority.bootstrap("l0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        launch = Launch(
+            cluster=authority.cluster,
+            launch="l0",
+            ca=bootstrap.ca.decode(),
+            cert=bootstrap.cert.decode(),
+            key=bootstrap.key.decode(),
+            port=port,
+        )
+        command = agent_command(sys.executable)
+        agent = subprocess.run(command, input=launch.to_json() + "\n", capture_output=True, text=True, timeout=30)
+    said = f"the agent cannot listen on 127.0.0.1, port {port}: Address already in use\n"
+    assert (agent.returncode, agent.stdout, agent.stderr) == (1, "", said)
 
 
 def test_a_sample_counts_the_worker(shared):
