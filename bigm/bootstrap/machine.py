@@ -39,15 +39,12 @@ def main(command: Callable[[str, int], list[str]] = worker_command) -> None:
     """
     launch = Launch.from_json(sys.stdin.readline())
     try:
-        try:
         listener = listen(launch.host, launch.port)
-    except OSError as error:
-        sys.exit(f"the agent cannot listen on {launch.host}, port {launch.port or 'any'}: {error.strerror}")
         print(json.dumps({"port": listener.getsockname()[1], "pid": os.getpid()}), flush=True)
-    except OSError:  # there is no port, or no driver any more
+    except OSError as error:  # there is no port, or no driver any more
         if launch.folder:
             shutil.rmtree(launch.folder, ignore_errors=True)
-        raise
+        sys.exit(f"the agent cannot listen on {launch.host}, port {launch.port or 'any'}: {error.strerror}")
     become(launch, listener, time.monotonic() + launch.first_lease, command)
 
 
