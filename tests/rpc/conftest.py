@@ -54,7 +54,7 @@ def program(certificates: Certificates) -> Iterator[Callable[..., subprocess.Pop
         code = f"import sys, pickle; sys.path[:0] = {[str(FOLDER.parents[1]), str(FOLDER)]!r}\n"
         code += "given = pickle.loads(bytes.fromhex(sys.stdin.readline()))\n" + source
         process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],  # of os.fork beside threads
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
