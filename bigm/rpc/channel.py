@@ -69,11 +69,21 @@ class Channel:
 
     def send(self, call: Pending) -> None:
         """Write the call's frame from this thread, as far as the socket takes it."""
-        call.position = self.connection.send(call.frame(call.id, self.flags))
+        self.connection.send(self.mark(call))
+
+    def mark(self, call: Pending) -> list[wire.Buffer]:
+        """The call's frame, for which it is noted where it will end at the earliest.
+
+        Before its first byte can leave: the connection may be lost, and who finds out must not take the call for one
+        that was never sent, before this thread has done anything else.
+        """
+        frame = call.frame(call.id, self.flags)
+        call.position = self.connection.enqueued + wire.size_of(frame)
+        return frame
 
     def queue(self, call: Pending) -> None:
         """Leave the writing to the I/O thread."""
-        call.position = self.connection.enqueue(call.frame(call.id, self.flags))
+        self.connection.enqueue(self.mark(call))
         self._io.want_flush(self)
         if call.deadline != NEVER:
             self._io.deadline(call.deadline)

@@ -297,13 +297,17 @@ class Client:
             threading.Thread(target=self._run_bulk, args=(call,), name=f"bigm-bulk {self.name}", daemon=True).start()
             return
         while True:
+            stranded: list[Pending] = []
             with self._lock:
                 channel, error = self._main, self._error
                 if channel is None and error is None:
                     self._early.append(call)
                     call.channel = None
-                    self._start_dialling()
-                    return
+                    stranded = self._start_dialling()
+            if channel is None and error is None:
+                for each in stranded:
+                    self._settle(each, Unreachable(f"cannot call {self.name}: this program is ending"))
+                return
             if error is not None:
                 self._settle(call, error)
                 return
@@ -321,13 +325,8 @@ class Client:
         while True:
             channel = self._bulk_channel(call)
             if channel.start(call):
-                channel.connection.send_waiting(self._mark(call, channel), call.deadline)
+                channel.connection.send_waiting(channel.mark(call), call.deadline)
                 return
-
-    def _mark(self, call: Pending, channel: Channel) -> list[wire.Buffer]:
-        frame = call.frame(call.id, channel.flags)
-        call.position = channel.connection.enqueued + wire.size_of(frame)
-        return frame
 
     def _run_bulk(self, call: Pending) -> None:
         """A big call of a future or coroutine, or one that is sent again, in a thread of its own."""
@@ -367,11 +366,17 @@ class Client:
 
     # Dialling.
 
-    def _start_dialling(self) -> None:
-        """Under the lock."""
+    def _start_dialling(self) -> list[Pending]:
+        """Under the lock. Returns the calls that nobody will make: the interpreter starts no more threads."""
         if not self._dial_running:
+            thread = threading.Thread(target=self._dial_main, name=f"bigm-dial {self.name}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                stranded, self._early = self._early, []
+                return stranded
             self._dial_running = True
-            threading.Thread(target=self._dial_main, name=f"bigm-dial {self.name}", daemon=True).start()
+        return []
 
     def _dial_main(self) -> None:
         try:

@@ -410,6 +410,29 @@ def test_a_call_in_flight_on_a_lost_connection_may_have_run(
     assert 5 == client.call("S.echo", (5,))
 
 
+def test_a_call_whose_connection_is_lost_before_its_sender_is_back_may_have_run(
+    here: Place, client: Client, service: Service
+) -> None:
+    client.call("S.null")
+    channel = client._main
+    assert channel is not None
+    send = channel.connection.send
+
+    def send_and_be_late(buffers: Any) -> int:
+        position = send(buffers)
+        eventually(lambda: channel.closed, 10)
+        return position
+
+    channel.connection.send = send_and_be_late  # type: ignore[method-assign]
+    future = in_thread(lambda: client.call("S.block"))
+    assert service.entered.acquire(timeout=10)
+    here.cut()
+    with pytest.raises(MayHaveRun):
+        future.result(10)
+    assert 1 == service.runs
+    service.gate.set()
+
+
 @pytest.mark.parametrize("how", ["call", "submit"])
 def test_an_idempotent_call_on_a_lost_connection_is_sent_again(
     here: Place, client: Client, service: Service, how: str
