@@ -79,6 +79,7 @@ class Connection:
         self._cipher: Optional[Buffer] = None  # encrypted and not sent; belongs to the writer
         self._cipher_plain = 0
         self._enqueued = 0
+        self._offered = 0  # bytes that the socket may have taken: counted before it is asked, for whoever finds it lost
         self._sent = 0
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -98,8 +99,8 @@ class Connection:
 
     @property
     def sent(self) -> int:
-        """Bytes of those that are in the kernel's hands: the other side has not seen more than these."""
-        return self._sent
+        """Bytes of those that the socket was given, or is just now: the other side has not seen more than these."""
+        return self._offered
 
     # The handshake.
 
@@ -330,6 +331,7 @@ class Connection:
     def _encrypt(self, plain: Buffer) -> None:
         tls, size, done = self.tls, len(plain), 0
         self._cipher_plain = size
+        self._offered += size
         try:
             with self._tls_lock:
                 done = tls.write(plain)
