@@ -489,8 +489,8 @@ class Steward:
 
     def _doubt(self, client: Client) -> None:
         """Calls were lost. If a worker died, its agent's report is on its way; else nothing will be known."""
-        if self.machine._phase >= Phase.ENDING:  # known already; it is the calls of its own end that were lost
-            client.resolve()
+        if self.machine._phase >= Phase.ENDING:  # the verdict is known: it holds for the calls of its own end too
+            client.close(self.machine._stopped())
             return
         self._common.clock.after(self._common.timeouts.verdict, client.resolve)
 

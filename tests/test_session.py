@@ -170,8 +170,8 @@ def test_what_ends_a_program_decides_its_exit_code(drive, how: str, code: int, w
 
 def test_the_status_of_a_program_that_exits_after_its_clusters_is_kept(drive) -> None:
     assert drive("after").ends()[0] == 7
-    runs = [run for run in list_runs(load().runs_folder) if run.program == "driver_program.py"]
-    assert runs[-1].status == 7
+    runs = [run for run in list_runs(load().runs_folder) if run.argv[:1] == ("after",)]
+    assert [run.status for run in runs] == [7]
 
 
 def test_forked_children_of_the_driver_leave_its_cluster_alone(drive) -> None:
