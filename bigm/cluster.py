@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +20,17 @@ from typing import TYPE_CHECKING, Literal
 from bigm import config
 from bigm.authority import Authority
 from bigm.bootstrap.records import Launch
-from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, NotSupported, SystemFault
+from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, SystemFault
 from bigm.leases import Clock, Leases
 from bigm.lifecycle import Cause, Phase, State
 from bigm.machine import Board, Machine
 from bigm.peer import Link
+from bigm.plan import Plan, make_plan
 from bigm.pool import Pool
-from bigm.program import alias_main, interpreter_options, is_driver, main_module, require_import_path, search_path
-from bigm.rpc import codec
+from bigm.program import alias_main, is_driver
 from bigm.rpc.tls import Credentials
 from bigm.session import Session, can_start_threads, program, session, tell_errors_plainly
-from bigm.steward import Common, Pings, Plan, Steward
+from bigm.steward import Common, Pings, Steward
 from bigm.systems.base import ENDED, Instance, Spec, System, find_system
 from bigm.worker import program as on_machines
 
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from bigm.keeper import Keeper
 
 _THREADS = 16  # for what blocks shortly: dialling, enrolling, ending; machines wait their turn
-_RESERVED = ("Supervisor", "Agent")
-_NOT_FOR_MACHINES = (config.FLAGS_VARIABLE,)  # of the driver's environment
 
 
 def start(system: str | System | None = None, name: str | None = None, **settings: object) -> Cluster:
@@ -177,7 +174,8 @@ class Cluster:
         """
         self._check_open()
         count = self._count(n)
-        plan = self._plan(services, self._settings.procs if procs is None else procs, env, args)
+        procs = self._settings.procs if procs is None else procs
+        plan = make_plan(self._system, self._spec(), services=services, procs=procs, env=env, args=args)
         self._session.terminal.phase(f"starting {_machines(count)} on {self._system.name}")
         stewards = self._launch(count, plan)
         for steward in stewards:
@@ -278,41 +276,6 @@ class Cluster:
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ConfigError(f"a cluster starts 1 machine or more, not {n!r}")
         return n
-
-    def _plan(
-        self,
-        services: Mapping[str, object],
-        procs: int | Literal["all"],
-        env: Mapping[str, str] | None,
-        args: Sequence[str] | None,
-    ) -> Plan:
-        local = self._system.capabilities.local
-        if procs != "all" and (isinstance(procs, bool) or not isinstance(procs, int) or procs < 1):
-            raise ConfigError(f'procs must be a whole number from 1, or "all", not {procs!r}')
-        if not self._system.capabilities.processes and (env or args or procs not in (1, "all")):
-            raise NotSupported(
-                f"machines of {self._system.name} are threads of this process: env, args and procs need processes",
-                hint="leave them out, or take --system local",
-            )
-        overlay = {**interpreter_options(), **_texts("env", env or {})}
-        inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_MACHINES}
-        for service in _checked(services).values():
-            if self._system.capabilities.processes:
-                require_import_path(service)
-        return Plan(
-            services={name: _pickled(name, service) for name, service in services.items()},
-            setup=any(callable(getattr(service, "setup", None)) for service in services.values()),
-            teardown=any(callable(getattr(service, "teardown", None)) for service in services.values()),
-            procs=procs,
-            cpus=self._system.expected_procs(self._spec()) if local else 0,
-            python=sys.executable if local else "",
-            argv=tuple(sys.argv) if args is None else (sys.argv[0], *map(str, args)),
-            sys_path=search_path(),
-            env={**inherited, **overlay} if local else overlay,
-            inherit_env=not local,
-            cwd=_working_folder() if local else "",
-            main=main_module(),
-        )
 
     def _spec(self) -> Spec:
         return Spec(python=sys.executable, options=self._settings.systems.get(self._system.name, {}))
@@ -475,35 +438,6 @@ def _dotted(settings: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
-def _texts(what: str, texts: Mapping[str, str]) -> dict[str, str]:
-    for name, value in texts.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise ConfigError(f"{what} maps texts to texts, not {name!r} to {value!r}")
-        if not name or "=" in name or "\0" in name + value:
-            raise ConfigError(f"{what} cannot carry {name!r} = {value!r}: no variable of the environment is such")
-    return dict(texts)
-
-
-def _checked(services: Mapping[str, object]) -> Mapping[str, object]:
-    """*services*, if a machine could serve all of them."""
-    if not isinstance(services, Mapping) or not services:
-        raise ConfigError("at least one service is required", hint='as in services={"PI": CirclePI()}')
-    for name, service in services.items():
-        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_") or name in _RESERVED:
-            raise ConfigError(f"a service cannot be called {name!r}", hint="take a public name that is not reserved")
-        if isinstance(service, type):
-            raise ConfigError(f"service {name!r} is the class {service.__qualname__}", hint="give an instance of it")
-    return services
-
-
-def _pickled(name: str, service: object) -> bytes:
-    try:
-        return pickle.dumps(service, 5)
-    except Exception:  # whatever a __reduce__ of the user's raises
-        codec.dumps(service, f"service {name!r}")  # raises the same, with the path to what cannot be pickled
-        raise
-
-
 def _agent_zip() -> bytes:
     from bigm.bootstrap.agentzip import agent_zip  # only systems elsewhere send it
 
@@ -514,13 +448,3 @@ def _agent_digest() -> str:
     from bigm.bootstrap.agentzip import agent_digest
 
     return agent_digest()
-
-
-def _working_folder() -> str:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        raise ConfigError(
-            "the working folder was removed, and machines on this computer are to work in it",
-            hint="go to a folder that exists",
-        ) from None

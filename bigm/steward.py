@@ -14,13 +14,13 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from bigm.authority import Authority
 from bigm.bootstrap.enrol import open_agent
-from bigm.bootstrap.records import EXITED, SERVING, Info, Main, Report, WorkerSpec, WorkerStatus
+from bigm.bootstrap.records import EXITED, SERVING, Info, Report, WorkerSpec, WorkerStatus
 from bigm.errors import (
     BigmError,
     BootError,
@@ -36,6 +36,7 @@ from bigm.leases import Clock, Lease, Leases
 from bigm.lifecycle import Action, Cause, Event, Phase, State, step
 from bigm.machine import Machine
 from bigm.peer import Link
+from bigm.plan import Plan
 from bigm.pool import Pool
 from bigm.rpc.calls import CallFuture
 from bigm.rpc.client import Client
@@ -51,39 +52,6 @@ if TYPE_CHECKING:
 
 _LOOK_FIRST = 0.02  # seconds after which a broken watch is tried again; doubled from there
 _LOOK_MOST = 5.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the machines of one `Cluster.start` run.
-
-    Args:
-        services: pickled, by name, in their order.
-        setup: any of them has a `setup`.
-        teardown: any of them has a `teardown`.
-        procs: workers on each machine; "all": as many as CPUs it may use.
-        cpus: CPUs each may use; 0: as many as its agent says.
-        python: the workers' interpreter; "": the agent's own.
-        argv: the program's arguments.
-        sys_path: where its modules are found.
-        env: environment; all of it, or what is laid over the machine's own.
-        inherit_env: which of both.
-        cwd: working folder; "": the machine's own.
-        main: how its main module is imported.
-    """
-
-    services: Mapping[str, bytes]
-    setup: bool
-    teardown: bool
-    procs: int | Literal["all"]
-    cpus: int
-    python: str
-    argv: tuple[str, ...]
-    sys_path: tuple[str, ...]
-    env: Mapping[str, str]
-    inherit_env: bool
-    cwd: str
-    main: Main
 
 
 @dataclass(frozen=True)
