@@ -16,7 +16,6 @@ small calls never wait for them.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import socket
@@ -26,7 +25,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 from bigm.errors import NotAllowed, NotPicklable, ProtocolError, WireError
 from bigm.rpc import codec, wire
@@ -35,15 +34,14 @@ from bigm.rpc.connection import Lost
 from bigm.rpc.current import CurrentCall, running
 from bigm.rpc.handshakes import Handshakes
 from bigm.rpc.identity import Identity, peer_identity
+from bigm.rpc.methods import Method, methods_of, no_such_method
 from bigm.rpc.poller import WRITE, Poller
 from bigm.rpc.stats import CallStats
+from bigm.rpc.threads import Threads
 from bigm.rpc.tls import Credentials, server_context
 from bigm.rpc.wire import BULK, Limits
 
 WATCH = 0.001  # seconds; a call that runs for longer loses the turn
-SLOW = 0.0003  # seconds; a run that takes longer is a slow one
-SLOW_RUNS = 2  # in a row, after which a method's calls each get a thread of their own
-QUICK_RUNS = 8  # in a row, after which they do no longer
 LINGER = 1.0  # seconds for the other side to end a connection after our goodbye
 FLUSH_EVERY = 16  # calls run before their replies are sent, when more calls are waiting
 _NEVER = float("inf")
@@ -51,37 +49,12 @@ _NEVER = float("inf")
 logger = logging.getLogger("bigm.rpc")
 
 
-class _Method:
-    """One public method of a registered service."""
-
-    __slots__ = ("function", "name", "quick_runs", "service", "slow", "slow_runs")
-
-    def __init__(self, service: str, name: str, function: Callable[..., Any]) -> None:
-        self.service = service
-        self.name = name
-        self.function = function
-        self.slow = False
-        self.slow_runs = 0  # in a row
-        self.quick_runs = 0  # in a row
-
-    def took(self, seconds: float) -> None:
-        """Learn from a run. One slow run says little: on a busy computer any method is kept waiting now and then."""
-        if seconds > SLOW:
-            self.quick_runs = 0
-            self.slow_runs += 1
-            self.slow = self.slow or self.slow_runs >= SLOW_RUNS
-        else:
-            self.slow_runs = 0
-            self.quick_runs += 1
-            self.slow = self.slow and self.quick_runs < QUICK_RUNS
-
-
 class _Job:
     """A call on its way through the server."""
 
     __slots__ = ("call", "current", "failed", "method", "peer", "seconds", "size_in", "size_out")
 
-    def __init__(self, peer: Caller, call: wire.Call, method: _Method, current: CurrentCall) -> None:
+    def __init__(self, peer: Caller, call: wire.Call, method: Method, current: CurrentCall) -> None:
         self.peer = peer
         self.call = call
         self.method = method
@@ -119,7 +92,7 @@ class Server:
         self._limits = limits or Limits()
         self._context = context or server_context(credentials)
         self._generation = 0
-        self._services: dict[str, dict[str, _Method]] = {}
+        self._services: dict[str, dict[str, Method]] = {}
         self._lock = threading.Lock()
         self._poller = Poller()
         self._peers: dict[int, Caller] = {}
@@ -132,8 +105,7 @@ class Server:
         self._inline: Optional[_Job] = None
         self._inline_since = 0
         self._handshakes = Handshakes(self)
-        self._idle: deque[_Seat] = deque()
-        self._threads = 0
+        self._threads = Threads(f"bigm-call {name}", self._limits.idle_threads)
         self._closed = False
         self._disowned = False
         self._started = False
@@ -155,15 +127,7 @@ class Server:
         """Serve *service* as *name*: its public methods, or only *methods*. A name that is taken stays as it is."""
         if name in self._services:
             return
-        names = methods if methods is not None else [each for each in dir(service) if not each.startswith("_")]
-        table: dict[str, _Method] = {}
-        for each in names:
-            if isinstance(inspect.getattr_static(service, each, None), property):
-                continue
-            function = getattr(service, each, None)
-            if callable(function):
-                table[each] = _Method(name, each, function)
-        self._services[name] = table
+        self._services[name] = methods_of(service, methods)
 
     def adopt(self, sock: socket.socket) -> None:
         """Take over a connection that was just accepted and from which nothing was read. Never waits."""
@@ -215,10 +179,7 @@ class Server:
         self._handshakes.close()
         self._watch_wanted.set()
         self._poller.wake()
-        with self._lock:  # from here on no thread sits down
-            idle = [self._idle.pop() for _ in range(len(self._idle))]
-        for seat in idle:
-            seat.ready.release()
+        self._threads.close()
         if not self._started:
             self._poller.close()
 
@@ -230,40 +191,7 @@ class Server:
                 return
             self._started = True
         threading.Thread(target=self._watch, name=f"bigm-watch {self.name}", daemon=True).start()
-        self._in_thread(self._lead)
-
-    def _in_thread(self, task: Callable[[], None]) -> None:
-        """Run *task* in an idle thread, or in a new one."""
-        try:
-            seat = self._idle.pop()
-        except IndexError:
-            seat = _Seat()
-            seat.task = task
-            threading.Thread(target=self._work, args=(seat,), name=f"bigm-call {self.name}", daemon=True).start()
-            return
-        seat.task = task
-        seat.ready.release()
-
-    def _work(self, seat: _Seat) -> None:
-        while True:
-            task, seat.task = seat.task, None
-            try:
-                if task is not None:
-                    task()
-            except Exception:
-                logger.exception("bigm: a bug in the server %s", self.name)
-            task = None
-            with self._lock:
-                if self._closed or len(self._idle) >= self._limits.idle_threads:
-                    return
-                self._idle.append(seat)
-            if not seat.ready.acquire(timeout=60.0):
-                try:
-                    self._idle.remove(seat)
-                except ValueError:  # it was taken just now
-                    seat.ready.acquire()
-                else:
-                    return
+        self._threads.run(self._lead)
 
     def _watch(self) -> None:
         """Every millisecond while calls are run: whoever holds the turn for too long loses it."""
@@ -290,7 +218,7 @@ class Server:
                 return
             self._inline = None
             self._turn += 1
-        self._in_thread(self._lead)
+        self._threads.run(self._lead)
 
     # The turn.
 
@@ -329,7 +257,7 @@ class Server:
             except IndexError:
                 break
             if job.method.slow:
-                self._in_thread(_Run(self, job))
+                self._threads.run(_Run(self, job))
                 continue
             self._inline_since += 1
             self._inline = job
@@ -384,7 +312,7 @@ class Server:
             return
         if peer.connection.decoder.receiving_bulk:
             peer.receiving(True)
-            self._in_thread(lambda: self._receive_bulk(peer))
+            self._threads.run(lambda: self._receive_bulk(peer))
 
     def _receive_bulk(self, peer: Caller) -> None:
         """Receive a big payload, in a thread of its own; then let the turn read this connection again."""
@@ -427,7 +355,7 @@ class Server:
                 current._cancel()
             self._drop_parked(peer, event.id)
         elif isinstance(event, wire.Fetch):
-            self._in_thread(lambda: self._send_parked(peer, event))
+            self._threads.run(lambda: self._send_parked(peer, event))
         # A client's goodbye needs no answer: the end of its connection follows.
 
     def _accept(self, peer: Caller, call: wire.Call) -> None:
@@ -442,7 +370,7 @@ class Server:
         service, _, name = call.method.rpartition(".")
         method = self._services.get(service, {}).get(name)
         if method is None:
-            self._refuse(peer, call.id, wire.NO_SUCH_METHOD, *self._no_such_method(service, name))
+            self._refuse(peer, call.id, wire.NO_SUCH_METHOD, *no_such_method(self._services, service, name))
             return
         if self._authorize is not None:
             try:
@@ -459,23 +387,9 @@ class Server:
         self._running[peer.fd, call.id] = current
         job = _Job(peer, call, method, current)
         if call.flags & wire.DIRECT:
-            self._in_thread(_Run(self, job))
+            self._threads.run(_Run(self, job))
         else:
             self._jobs.append(job)
-
-    def _no_such_method(self, service: str, name: str) -> tuple[str, str]:
-        import difflib  # here, since it is seldom needed and costs every worker's start
-
-        if service in self._services:
-            known, text = list(self._services[service]), f"service {service!r} has no public method {name!r}"
-            near = [f"{service}.{each}" for each in difflib.get_close_matches(name, known)]
-        else:
-            known, text = list(self._services), f"there is no service {service!r}"
-            having = [each for each in known if name in self._services[each]]
-            near = [f"{each}.{name}" for each in (difflib.get_close_matches(service, known) if service else having)]
-        if near:
-            return text, f"did you mean {' or '.join(near)}?"
-        return text, f"there {'are' if len(known) != 1 else 'is'} {', '.join(sorted(known)) or 'none'}"
 
     def _refuse(self, peer: Caller, id: int, code: int, text: str, hint: str = "") -> None:
         peer.connection.enqueue(wire.error(id, self.in_flight, code, codec.refusal(text, hint)))
@@ -683,17 +597,6 @@ class _Run:
 
     def __call__(self) -> None:
         self.server._finish(self.job, self.server._run(self.job))
-
-
-class _Seat:
-    """Where an idle thread waits for its next task."""
-
-    __slots__ = ("ready", "task")
-
-    def __init__(self) -> None:
-        self.ready = threading.Lock()
-        self.ready.acquire()
-        self.task: Optional[Callable[[], None]] = None
 
 
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
