@@ -151,7 +151,7 @@ class Cluster:
         self,
         n: int | None = None,
         *,
-        services: Mapping[str, object],
+        services: Mapping[str, object] | None = None,
         procs: int | Literal["all"] | None = None,
         env: Mapping[str, str] | None = None,
         args: Sequence[str] | None = None,
@@ -160,7 +160,8 @@ class Cluster:
 
         Args:
             n: how many; None: as configured (`--nmach`).
-            services: instances by name. Each is pickled here, and rebuilt once in each worker.
+            services: instances by name. Each is pickled here, and rebuilt once in each worker. None: machines that only
+                run functions, as `Machine.run` and executors send them.
             procs: workers on each machine, with their own instances; "all": one for each CPU it may use; None: as
                 configured, else 1.
             env: environment variables laid over the machine's own (on `local`: the driver's).

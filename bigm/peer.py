@@ -35,6 +35,7 @@ from bigm.timeouts import Timeouts
 T = TypeVar("T")
 
 _OWN = "Supervisor."  # bigm's own calls
+_RUN = "Functions.run"
 _RETRY_FIRST = 0.05  # seconds before the first further attempt of retry_call; doubled from there
 _RETRY_MOST = 5.0
 
@@ -123,6 +124,29 @@ class Calls:
                 if time.monotonic() + pause > deadline:
                     raise
             time.sleep(pause * random.uniform(0.5, 1.0))  # not all callers at the same moment
+
+    def run(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Run a function there and wait for what it returns.
+
+        `submit("Functions.run", function, ...)` gives a future, `acall("Functions.run", function, ...)` awaits. For
+        many functions, or to let bigm choose the machine, see `Cluster.executor`.
+
+        Args:
+            function: any callable that pickles; a function goes by its import path, so that the machine's own is run.
+            args: its own arguments, as are *kwargs*; all are pickled.
+        Returns:
+            what it returned, pickled there and rebuilt here.
+        Raises:
+            ConfigError: *function* cannot be called. The caller's fault.
+            NotPicklable: *function* or an argument cannot be pickled, or cannot be rebuilt there; says which.
+            Exception: the function's own, as itself, and all others that `call` raises.
+        """
+        if not callable(function):
+            raise ConfigError(
+                f"cannot run {function!r}, which is no function", hint="give the function itself, then its arguments"
+            )
+        result: T = self.call(_RUN, function, *args, **kwargs)
+        return result
 
     def service(self, name: str, cls: type[T]) -> T:
         """A handle on which *cls*'s public methods are called as if the service were local.

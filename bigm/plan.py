@@ -19,7 +19,7 @@ from bigm.program import interpreter_options, main_module, require_import_path, 
 from bigm.rpc import codec
 from bigm.systems.base import Spec, System
 
-_RESERVED = ("Supervisor", "Agent")
+_RESERVED = ("Supervisor", "Functions", "Agent")
 _NOT_FOR_MACHINES = (config.FLAGS_VARIABLE,)  # of the driver's environment
 
 
@@ -60,7 +60,7 @@ def make_plan(
     system: System,
     spec: Spec,
     *,
-    services: Mapping[str, object],
+    services: Mapping[str, object] | None,
     procs: int | Literal["all"],
     env: Mapping[str, str] | None,
     args: Sequence[str] | None,
@@ -83,7 +83,8 @@ def make_plan(
         )
     overlay = {**interpreter_options(), **_texts("env", env or {})}
     inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_MACHINES}
-    for service in _checked(services).values():
+    services = {} if services is None else _checked(services)
+    for service in services.values():
         if system.capabilities.processes:
             require_import_path(service)
     return Plan(
@@ -114,7 +115,10 @@ def _texts(what: str, texts: Mapping[str, str]) -> dict[str, str]:
 def _checked(services: Mapping[str, object]) -> Mapping[str, object]:
     """*services*, if a machine could serve all of them."""
     if not isinstance(services, Mapping) or not services:
-        raise ConfigError("at least one service is required", hint='as in services={"PI": CirclePI()}')
+        raise ConfigError(
+            f"services maps names to instances, at least one, and is {services!r}",
+            hint='as in services={"PI": CirclePI()}; machines that only run functions need none: leave it out',
+        )
     for name, service in services.items():
         if not isinstance(name, str) or not name.isidentifier() or name.startswith("_") or name in _RESERVED:
             raise ConfigError(f"a service cannot be called {name!r}", hint="take a public name that is not reserved")

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -93,6 +94,50 @@ def test_an_awaited_call_returns_and_raises_as_a_synchronous_one(machine: bigm.M
     *answers, error = asyncio.run(main())
     assert answers == [(n, {}) for n in range(10)]
     assert isinstance(error, ValueError)
+
+
+def test_a_function_with_an_import_path_runs_there_with_its_arguments(machine: bigm.Machine) -> None:
+    assert machine.run(os.getpid) == machine.call("C.pid")
+    assert machine.run(divmod, 7, 2) == (3, 1)
+    assert machine.run(dict, timeout=1, function=2) == {"timeout": 1, "function": 2}
+    assert machine.options(timeout=10.0, proc=0).run(Counter(3).add, 4) == 7
+
+
+def test_a_function_raises_its_own_exception_with_the_traceback_from_there(machine: bigm.Machine) -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        machine.run(divmod, 1, 0)
+    assert machine.id in str(caught.value.__cause__)
+
+
+def test_functions_are_also_submitted_and_awaited(machine: bigm.Machine) -> None:
+    assert machine.submit("Functions.run", divmod, 7, 2).result(10.0) == (3, 1)
+    assert asyncio.run(machine.acall("Functions.run", divmod, 7, 2)) == (3, 1)
+
+
+def test_what_is_no_function_is_not_sent(machine: bigm.Machine) -> None:
+    with pytest.raises(bigm.ConfigError, match=r"'C\.pid', which is no function"):
+        machine.run("C.pid")  # type: ignore[arg-type]
+
+
+def test_a_function_that_cannot_be_pickled_is_named(machine: bigm.Machine) -> None:
+    with pytest.raises(bigm.NotPicklable, match=r"argument 1\.__self__\.value: .*lock"):
+        machine.run(Counter(threading.Lock()).add)  # type: ignore[arg-type]
+
+
+def test_machines_may_run_functions_for_one_another(cluster: bigm.Cluster, machine: bigm.Machine) -> None:
+    [other] = cluster.start(1, services={"C": Counter()})
+    pid = other.call("C.pid")
+    assert machine.call("S.ask", other.addr, "Functions.run", os.getpid) == pid
+    other.cancel()
+
+
+@pytest.mark.parametrize("system", ["local", "inprocess"])
+def test_a_machine_without_services_runs_functions(system: str) -> None:
+    with bigm.start(system, name="bare") as bare:
+        [machine] = bare.start(1)
+        assert machine.run(divmod, 7, 2) == (3, 1)
+        with pytest.raises(bigm.NoSuchMethod, match="there are Functions, Supervisor"):
+            machine.call("C.pid")
 
 
 def test_a_typed_handle_calls_submits_and_awaits(machine: bigm.Machine) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "Supervisor"
 
-_RESERVED = (NAME, "Agent")
+_RESERVED = (NAME, "Functions", "Agent")
 _NOT_CALLABLE = ("setup", "teardown")  # run by the supervisor, once each, never called from outside
 
 

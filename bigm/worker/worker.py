@@ -12,6 +12,7 @@ from bigm.errors import NotAllowed
 from bigm.rpc.identity import DRIVER, MACHINE, WORKER, Identity
 from bigm.rpc.server import Server
 from bigm.rpc.tls import Credentials
+from bigm.worker import functions
 from bigm.worker.supervisor import NAME, Supervisor
 
 
@@ -44,7 +45,8 @@ class Worker:
         return f"<Worker {self.name}: {self.server!r}>"
 
     def imported(self) -> None:
-        """Let services be registered: the program is imported. Until then `Supervisor.register` waits."""
+        """Let services be registered and functions be run: the program is imported. Until then `register` waits."""
+        self.server.register(functions.NAME, functions.Functions())
         self.supervisor._imported()
 
     def adopt(self, sock: socket.socket) -> None:
