@@ -110,7 +110,7 @@ class Cluster:
             link=Link(self._authority.driver(), timeouts=settings.timeouts),
             pool=Pool(f"bigm-pool-{self.name}", _THREADS),
             clock=clock,
-            leases=Leases(clock, settings.timeouts),
+            leases=Leases(system.timer or clock, settings.timeouts),
             keeper=None if system.capabilities.local else self._keeper(),
             run=self._session.run,
             output=self._session.open(self),

@@ -4,6 +4,8 @@ Every agent ends its machine when its lease was not renewed in time. The driver 
 the interval grows with the number of machines, so that their cost does not. For machines elsewhere the keeper renews
 too (`bigm.keeper`), which no code of the user's can hold up; so a driver that comes late has lost nothing until told.
 
+A clock that a test turns (`bigm.systems.base.Timer`) drives the same code: what is due is done as the clock passes it.
+
 A computer that sleeps stops CLOCK_MONOTONIC but not CLOCK_BOOTTIME: the difference tells a lid that was closed from a
 network that was lost.
 
@@ -24,6 +26,7 @@ from bigm.bootstrap import records
 from bigm.errors import BigmError
 from bigm.rpc.calls import CallFuture
 from bigm.rpc.client import Client
+from bigm.systems.base import Timer
 from bigm.timeouts import Timeouts
 
 logger = logging.getLogger("bigm.leases")
@@ -51,6 +54,16 @@ class Clock:
 
     def __repr__(self) -> str:
         return f"<Clock {self._thread.name}: {len(self._due)} functions due>"
+
+    def __call__(self) -> float:
+        """Seconds, monotonic."""
+        return time.monotonic()
+
+    def hold(self) -> None:
+        """Real time waits for nobody."""
+
+    def release(self, token: object) -> None:
+        """The end of what `hold` began."""
 
     def after(self, delay: float, function: Callable[[], None]) -> None:
         """Call *function* in *delay* seconds, unless the clock is closed by then."""
@@ -107,6 +120,7 @@ class Lease:
         seconds: its length.
         lost: called once, in the thread of the clock, when all renewals failed for as long as that.
         unhealthy: called with the agent's words when memory begins to be short.
+        clock: seconds, monotonic: what the lease counts by.
     """
 
     def __init__(
@@ -116,19 +130,31 @@ class Lease:
         *,
         lost: Callable[[], None],
         unhealthy: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.agent = agent
         self.seconds = seconds
         self.lost = lost
         self.unhealthy = unhealthy
         self.times: deque[float] = deque(maxlen=_KEPT_TIMES)
-        self.renewed = time.monotonic()
-        self.next = time.monotonic()
+        self._clock = clock
+        self.renewed = clock()
+        self.next = clock()
         self.healthy = True
         self.failing = False
 
     def __repr__(self) -> str:
-        return f"<Lease of {self.seconds:g} s, renewed {time.monotonic() - self.renewed:.1f} s ago>"
+        return f"<Lease of {self.seconds:g} s, renewed {self._clock() - self.renewed:.1f} s ago>"
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it was not renewed for as long as it lasts, as far as is known here."""
+        return self._clock() - self.renewed >= self.seconds
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until it is renewed next."""
+        return max(0.0, self.next - self._clock())
 
     def answered(self, sent: float, reply: CallFuture) -> None:
         """Take in the answer to a renewal. Runs on the I/O thread."""
@@ -139,17 +165,22 @@ class Lease:
             return
         self.failing = False
         self.renewed = max(self.renewed, sent)  # two may be on their way, and overtake each other
-        self.times.append(time.monotonic() - sent)
+        self.times.append(self._clock() - sent)
         if self.healthy and not granted.healthy:
             self.unhealthy(granted.text)
         self.healthy = granted.healthy
 
 
 class Leases:
-    """Renews the leases of all machines of one cluster."""
+    """Renews the leases of all machines of one cluster.
 
-    def __init__(self, clock: Clock, timeouts: Timeouts) -> None:
-        self._clock = clock
+    Args:
+        clock: what they count by, and what calls when a renewal is due.
+        timeouts: `renewal`, `renewal_pace` and `keepalive` of them.
+    """
+
+    def __init__(self, clock: Timer, timeouts: Timeouts) -> None:
+        self.clock = clock
         self._timeouts = timeouts
         self._held: set[Lease] = set()
 
@@ -168,20 +199,27 @@ class Leases:
     def _renew(self, lease: Lease) -> None:
         if lease not in self._held:
             return
-        now = time.monotonic()
-        if lease.failing and now - lease.renewed > lease.seconds:
+        now = self.clock()
+        if lease.failing and lease.overdue:
             self._held.discard(lease)
             lease.lost()
             return
         interval = self._timeouts.renewal_interval(lease.seconds, len(self._held))
+        if lease.failing:
+            interval = min(interval, lease.renewed + lease.seconds - now)  # to know its end when it comes
         lease.next = now + interval
+        token = self.clock.hold()
         lease.agent.submit_internal(
             "Agent.keepalive",
             (lease.seconds,),
             timeout=min(self._timeouts.keepalive, lease.seconds),
-            done=lambda reply: lease.answered(now, reply),
+            done=lambda reply: self._answered(lease, now, token, reply),
         )
-        self._clock.after(interval, lambda: self._renew(lease))
+        self.clock.after(interval, lambda: self._renew(lease))
+
+    def _answered(self, lease: Lease, sent: float, token: object, reply: CallFuture) -> None:
+        lease.answered(sent, reply)
+        self.clock.release(token)
 
 
 def _boottime_gap() -> float:

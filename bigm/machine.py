@@ -12,7 +12,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import threading
-import time
 from collections.abc import Callable
 
 from bigm.bootstrap.records import Disk, Info, Memory, Sample
@@ -96,7 +95,7 @@ class Machine(Peer):
     @property
     def next_keepalive(self) -> float:
         """Seconds until its lease is renewed next; 0 when it has none that the driver renews."""
-        return max(0.0, self._lease.next - time.monotonic()) if self._lease else 0.0
+        return self._lease.due_in if self._lease else 0.0
 
     def wait(self, state: State = State.RUNNING, timeout: float | None = None) -> None:
         """Wait until the machine is at *state* or beyond.

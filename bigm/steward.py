@@ -42,7 +42,7 @@ from bigm.rpc.calls import CallFuture
 from bigm.rpc.client import Client
 from bigm.rpc.tls import Credentials
 from bigm.runs import Run
-from bigm.systems.base import ENDED, Instance, System
+from bigm.systems.base import ENDED, Instance, System, Timer
 from bigm.terminal import Output
 from bigm.timeouts import Timeouts
 from bigm.watch import Watch
@@ -310,8 +310,9 @@ class Steward:
         lease = Lease(
             agent,
             common.timeouts.lease_of(local),
-            lost=functools.partial(common.pool.submit, self._lease_lost),
+            lost=self._lose_lease,
             unhealthy=functools.partial(common.pool.submit, self._unhealthy),
+            clock=common.leases.clock,
         )
         self.machine._lease = lease
         common.leases.hold(lease)
@@ -443,13 +444,20 @@ class Steward:
 
     def _gone(self, reason: str) -> None:
         lease = self.machine._lease
-        late = lease is not None and time.monotonic() - lease.renewed > lease.seconds
-        cause = self._lease_cause() if late else Cause.AGENT_LOST
+        cause = self._lease_cause() if lease is not None and lease.overdue else Cause.AGENT_LOST
         self.push(Event.DIED, cause, self._stopped(cause, reason))
 
-    def _lease_lost(self) -> None:
-        cause = self._lease_cause()
-        self.push(Event.DIED, cause, self._stopped(cause))
+    def _lose_lease(self) -> None:
+        """On the thread of the lease's clock, which must not wait, but may stand still until this is done."""
+        clock = self._common.leases.clock
+        self._common.pool.submit(self._lease_lost, clock, clock.hold())
+
+    def _lease_lost(self, clock: Timer, token: object) -> None:
+        try:
+            cause = self._lease_cause()
+            self.push(Event.DIED, cause, self._stopped(cause))
+        finally:
+            clock.release(token)
 
     def _lease_cause(self) -> Cause:
         lease = self.machine._lease

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import abc
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 from bigm.bootstrap.records import Launch
 from bigm.errors import ConfigError, SystemFault
@@ -94,6 +94,22 @@ class Launched:
     failures: tuple[SystemFault, ...] = ()
 
 
+class Timer(Protocol):
+    """A clock that calls functions when they are due: the driver's own, or one that a test turns."""
+
+    def __call__(self) -> float:
+        """Seconds, monotonic."""
+
+    def after(self, delay: float, function: Callable[[], None]) -> None:
+        """Call *function* in *delay* seconds. It must be quick."""
+
+    def hold(self) -> object:
+        """Begin something whose outcome must be there before a clock that is turned goes on: a token to release."""
+
+    def release(self, token: object) -> None:
+        """What *token* was given for has come to its end."""
+
+
 class System(abc.ABC):
     """A place instances come from. Its methods may be called from several threads, `open` and `close` from one.
 
@@ -102,6 +118,7 @@ class System(abc.ABC):
 
     name: ClassVar[str]
     capabilities: ClassVar[Capabilities] = Capabilities()
+    timer: Timer | None = None  # what the leases of its machines count by where that is not the real time
 
     def expected_procs(self, spec: Spec) -> int:
         """How many CPUs a machine of *spec* will have, as far as can be told before it is launched."""

@@ -1,0 +1,101 @@
+"""Clusters on machines in process, with a clock that is turned."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import bigm
+from bigm import Cause, State
+from bigm.errors import ConfigError
+from bigm.systems.inprocess import InProcess, ManualClock
+from cluster_services import Counter
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def cluster(clock: ManualClock) -> Iterator[bigm.Cluster]:
+    with bigm.start(InProcess(clock=clock), name="turned", timeouts={"lifetime": 2 * HOUR}) as cluster:
+        yield cluster
+
+
+def start(cluster: bigm.Cluster, n: int) -> list[bigm.Machine]:
+    machines = cluster.start(n, services={"C": Counter()})
+    cluster.wait(machines, timeout=30.0)
+    return machines
+
+
+def test_machines_that_the_driver_renews_live_on_however_far_the_clock_is_turned(
+    cluster: bigm.Cluster, clock: ManualClock
+) -> None:
+    machines = start(cluster, 2)
+    clock.turn(HOUR)
+    assert clock() == HOUR
+    assert [machine.state for machine in machines] == [State.RUNNING] * 2
+    assert [machine.call("C.add") for machine in machines] == [1, 1]
+    assert [machine.ping() < 10.0 for machine in machines] == [True, True]
+
+
+def test_a_machine_is_renewed_on_time_by_the_turned_clock_and_not_by_the_real_one(
+    cluster: bigm.Cluster, clock: ManualClock
+) -> None:
+    (machine,) = start(cluster, 1)
+    assert machine.next_keepalive == 5.0
+    clock.turn(2.0)
+    assert machine.next_keepalive == 3.0
+    clock.turn(4.0)
+    assert machine.next_keepalive == 4.0
+
+
+def test_a_machine_whose_lifetime_is_over_is_stopped_with_that_cause(cluster: bigm.Cluster, clock: ManualClock) -> None:
+    (machine,) = start(cluster, 1)
+    clock.turn(3 * HOUR)
+    with pytest.raises(bigm.MachineStopped, match="its lifetime of 7200 s is over"):
+        machine.wait(State.STOPPED, timeout=10.0)
+    assert machine.cause is Cause.LIFETIME
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_a_clock_goes_on_only_and_only_so_far(clock: ManualClock, seconds: float) -> None:
+    with pytest.raises(ConfigError, match="time only goes on"):
+        clock.turn(seconds)
+
+
+def test_a_turned_clock_stops_at_each_moment_at_which_something_is_due(clock: ManualClock) -> None:
+    seen = []
+
+    def again() -> None:
+        seen.append(clock())
+        clock.after(10.0, again)
+
+    clock.after(10.0, again)
+    clock.after(15.0, lambda: seen.append(clock()))
+    clock.turn(35.0)
+    assert seen == [10.0, 15.0, 20.0, 30.0]
+    assert clock() == 35.0
+
+
+def test_a_turned_clock_goes_on_only_when_what_was_due_has_its_outcome(clock: ManualClock) -> None:
+    seen: list[str] = []
+
+    def begin() -> None:
+        token = clock.hold()
+
+        def end() -> None:
+            seen.append("first")
+            clock.release(token)
+
+        threading.Thread(target=end, name="answer").start()
+
+    clock.after(1.0, begin)
+    clock.after(2.0, lambda: seen.append("second"))
+    clock.turn(2.0)
+    assert seen == ["first", "second"]
