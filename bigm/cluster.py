@@ -15,19 +15,19 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from bigm import config
 from bigm.authority import Authority
 from bigm.bootstrap.records import Launch
-from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, SystemFault
+from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, NotPicklable, SystemFault
 from bigm.leases import Clock, Leases
 from bigm.lifecycle import Cause, Phase, State
 from bigm.machine import Board, Machine
 from bigm.peer import Link
 from bigm.plan import Plan, make_plan
 from bigm.pool import Pool
-from bigm.program import alias_main, is_driver
+from bigm.program import is_driver, share_main
 from bigm.rpc.tls import Credentials
 from bigm.session import Session, can_start_threads, program, session, tell_errors_plainly
 from bigm.steward import Common, Pings, Steward
@@ -115,12 +115,15 @@ class Cluster:
             run=self._session.run,
             output=self._session.open(self),
         )
-        alias_main()
+        share_main()
 
     def __repr__(self) -> str:
         states = [str(steward.machine.state) for steward in self._stewards]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         return f"<Cluster {self.name} ({self._authority.cluster}) on {self._system.name}: {counts or 'no machines'}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise NotPicklable("a cluster belongs to the process that opened it")
 
     def __enter__(self) -> Cluster:
         return self

@@ -6,7 +6,6 @@ Whatever is wrong with a start's arguments is found here, while it costs nothing
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Literal
 from bigm import config
 from bigm.bootstrap.records import Main
 from bigm.errors import ConfigError, NotSupported
-from bigm.program import interpreter_options, main_module, require_import_path, search_path
+from bigm.program import interpreter_options, main_module, search_path
 from bigm.rpc import codec
 from bigm.systems.base import Spec, System
 
@@ -71,7 +70,6 @@ def make_plan(
         ConfigError: an argument is wrong.
         NotSupported: the system's machines are no processes, and this asks for some.
         NotPicklable: a service cannot be pickled; names the path to what cannot.
-        ProgramError: a service's class cannot be imported by a machine.
     """
     local = system.capabilities.local
     if procs != "all" and (isinstance(procs, bool) or not isinstance(procs, int) or procs < 1):
@@ -81,14 +79,11 @@ def make_plan(
             f"machines of {system.name} are threads of this process: env, args and procs need processes",
             hint="leave them out, or take --system local",
         )
+    services = {} if services is None else _checked(services)
     overlay = {**interpreter_options(), **_texts("env", env or {})}
     inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_MACHINES}
-    services = {} if services is None else _checked(services)
-    for service in services.values():
-        if system.capabilities.processes:
-            require_import_path(service)
     return Plan(
-        services={name: _pickled(name, service) for name, service in services.items()},
+        services={name: codec.dumps_bytes(service, f"service {name!r}") for name, service in services.items()},
         setup=any(callable(getattr(service, "setup", None)) for service in services.values()),
         teardown=any(callable(getattr(service, "teardown", None)) for service in services.values()),
         procs=procs,
@@ -125,14 +120,6 @@ def _checked(services: Mapping[str, object]) -> Mapping[str, object]:
         if isinstance(service, type):
             raise ConfigError(f"service {name!r} is the class {service.__qualname__}", hint="give an instance of it")
     return services
-
-
-def _pickled(name: str, service: object) -> bytes:
-    try:
-        return pickle.dumps(service, 5)
-    except Exception:  # whatever a __reduce__ of the user's raises
-        codec.dumps(service, f"service {name!r}")  # raises the same, with the path to what cannot be pickled
-        raise
 
 
 def _working_folder() -> str:

@@ -9,10 +9,10 @@ import os
 import sys
 
 from bigm.bootstrap.records import Main
-from bigm.errors import ProgramError
+from bigm.rpc import codec
 from bigm.worker.program import MAIN, is_driver
 
-__all__ = ["alias_main", "interpreter_options", "is_driver", "main_module", "require_import_path", "search_path"]
+__all__ = ["interpreter_options", "is_driver", "main_module", "search_path", "share_main"]
 
 # Programs that run other people's code: their own main module means nothing to a machine, and may run tests when
 # imported (unittest's does).
@@ -33,9 +33,15 @@ def main_module() -> Main:
     return Main("path", file, file)
 
 
-def alias_main() -> None:
-    """Let what a machine pickles as of its main module be found here."""
+def share_main() -> None:
+    """Let what machines and this process pickle of its main module be found on the other side.
+
+    A machine names things `__bigm_main__.X`. What it could not import from here (a prompt, a notebook, and whatever is
+    added to a program by `python -i`) travels by value.
+    """
     sys.modules[MAIN] = sys.modules["__main__"]
+    if main_module().kind == "none" or sys.flags.interactive:
+        codec.send_main_by_value()
 
 
 def search_path() -> tuple[str, ...]:
@@ -53,18 +59,3 @@ def interpreter_options() -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1" if sys.flags.dont_write_bytecode else "",
     }
     return {name: value for name, value in options.items() if value}
-
-
-def require_import_path(service: object) -> None:
-    """Refuse a service whose class no machine could import.
-
-    Raises:
-        ProgramError: it is defined at a prompt, in `python -c` or on standard input. The user's fault.
-    """
-    cls = type(service)
-    if cls.__module__ == "__main__" and main_module().kind == "none":
-        raise ProgramError(
-            f"machines cannot import class {cls.__qualname__}: it was defined at a prompt, in a notebook, "
-            "in `python -c` or on standard input",
-            hint="define it in a file, and import it from there",
-        )

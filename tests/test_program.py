@@ -65,26 +65,11 @@ def test_search_path_means_the_same_in_another_folder(folder: Path):
     assert f"('{folder}', '{folder}/pkg', '/x')" == run("-c", code, cwd=folder)
 
 
-def test_a_class_made_at_a_prompt_is_refused_with_what_to_do(folder: Path):
-    code = """
-import bigm.errors, bigm.program
-class PI: pass
-try:
-    bigm.program.require_import_path(PI())
-except bigm.errors.ProgramError as error:
-    print(error)
-bigm.program.require_import_path([])
-"""
-    said = run("-c", code, cwd=folder)
-    assert "machines cannot import class PI" in said
-    assert "define it in a file" in said
-
-
 def test_what_a_machine_pickled_of_its_main_module_is_found_on_the_driver(folder: Path):
     (folder / "script.py").write_text(
         "import pickle, bigm.program\n"
         "class PI: pass\n"
-        "bigm.program.alias_main()\n"
+        "bigm.program.share_main()\n"
         "print(pickle.loads(b'c__bigm_main__\\nPI\\n.') is PI)\n"
     )
     assert "True" == run("script.py", cwd=folder)

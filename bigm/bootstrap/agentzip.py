@@ -20,6 +20,7 @@ from bigm.bootstrap.records import Launch
 BOOT_LIMIT = 4000  # bytes, gzipped, of boot with its certificates: user data has 16 KB, and more to say than this
 ZIP_LIMIT = 64 << 10  # bytes: sent to each instance before anything can begin
 _ENTRY = "bigm.bootstrap.machine"
+_LEFT_OUT = ("bigm.rpc.byvalue", "bigm.rpc.unpicklable")  # for what is no record: an agent sends nothing else
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -59,7 +60,7 @@ def _files() -> list[str]:
     while wanted:
         module = wanted.pop()
         name = _file(module)
-        if name is None or name in found:
+        if name is None or name in found or module in _LEFT_OUT:
             continue
         found.add(name)
         wanted.append(module.rpartition(".")[0])

@@ -5,6 +5,10 @@ Not here: frames (`wire`). Pickles are only ever read from a verified peer.
 A payload is a list of segments. The first is a pickle; the others are the memory of arrays and the like, sent from
 where they lie and rebuilt on the memory they were received into. Exceptions travel as text that needs no unpickling,
 and beside it as a pickle which is tried by the receiver.
+
+Functions and classes travel by their import path. What has none, or one that means nothing elsewhere, travels by value:
+that and the search for what cannot be pickled at all are imported when needed, and no part of the agent's zip, which
+sends nothing but records.
 """
 
 from __future__ import annotations
@@ -14,15 +18,31 @@ import json
 import pickle
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, Optional, Union
+from typing import Any, Optional
 
-from bigm.errors import BigmError, NotPicklable, ServiceError, WireError
+from bigm.errors import BigmError, ServiceError, WireError
 from bigm.rpc.wire import MAX_SEGMENTS, Buffer, method_name
 
 OUT_OF_BAND = 16 * 1024  # bytes; smaller buffers are copied into the pickle, which is cheaper than a segment
 _EMPTY = pickle.dumps(((), {}), 5)
 _MAX_TEXT = 1 << 20  # characters of a message or traceback that travel
-_DEPTH = 32  # levels of attributes that the search for what cannot be pickled goes down
+_MAIN = b"\x8c\x08__main__"  # in every pickle that names something of `__main__`, and in some that only say so
+
+_main_by_value = False
+
+
+def send_main_by_value() -> None:
+    """From now on, what this process defined in its `__main__` travels by value: machines cannot import that module.
+
+    For good: by value is never wrong, and another cluster of this process may have an importable `__main__` (`%run`).
+    """
+    global _main_by_value
+    _main_by_value = True
+
+
+def main_is_importable() -> bool:
+    """Whether machines find what this process defined in its `__main__` by name."""
+    return not _main_by_value
 
 
 class RemoteTraceback(Exception):
@@ -55,9 +75,11 @@ def dumps_call(method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     if not args and not kwargs:
         return [_EMPTY]
     try:
-        return _dumps((args, dict(kwargs)))
+        return pickled((args, dict(kwargs)))
     except Exception as e:
-        raise _not_picklable(f"cannot call {method}", _arguments(args, kwargs), e) from e
+        from bigm.rpc import unpicklable
+
+        raise unpicklable.explained(f"cannot call {method}", unpicklable.arguments(args, kwargs), e) from e
 
 
 def dumps(value: Any, what: str) -> list[Buffer]:
@@ -67,9 +89,25 @@ def dumps(value: Any, what: str) -> list[Buffer]:
         NotPicklable: names the path to what cannot be pickled.
     """
     try:
-        return _dumps(value)
+        return pickled(value)
     except Exception as e:
-        raise _not_picklable(f"cannot send {what}", [(what, value)], e) from e
+        from bigm.rpc import unpicklable
+
+        raise unpicklable.explained(f"cannot send {what}", [(what, value)], e) from e
+
+
+def dumps_bytes(value: Any, what: str) -> bytes:
+    """As `dumps`, in one piece that `pickle.loads` reads, with all buffers inside.
+
+    Raises:
+        NotPicklable: names the path to what cannot be pickled.
+    """
+    try:
+        return bytes(pickled(value, out_of_band=False)[0])
+    except Exception as e:
+        from bigm.rpc import unpicklable
+
+        raise unpicklable.explained(f"cannot send {what}", [(what, value)], e) from e
 
 
 def dumps_reply(method: str, value: Any) -> list[Buffer]:
@@ -77,9 +115,11 @@ def dumps_reply(method: str, value: Any) -> list[Buffer]:
     if value is None:
         return [_NONE]
     try:
-        return _dumps(value)
+        return pickled(value)
     except Exception as e:
-        raise _not_picklable(f"cannot return from {method}", [("the result", value)], e) from e
+        from bigm.rpc import unpicklable
+
+        raise unpicklable.explained(f"cannot return from {method}", [("the result", value)], e) from e
 
 
 _NONE = pickle.dumps(None, 5)
@@ -100,7 +140,7 @@ def dumps_error(error: BaseException, machine: str) -> list[Buffer]:
     """
     info = {
         "type": type_name(type(error)),
-        "text": _text_of(error),
+        "text": text_of(error),
         "traceback": "".join(traceback.format_exception(type(error), error, _own_frames(error)))[-_MAX_TEXT:],
         "machine": machine,
         "hint": error.hint if isinstance(error, BigmError) else "",
@@ -137,7 +177,7 @@ def loads_error(segments: Sequence[Buffer]) -> BaseException:
         try:
             error = pickle.loads(segments[1])
         except Exception as e:  # noqa: BLE001  # a class that is not here, or that cannot be rebuilt
-            why = f"it cannot be rebuilt here: {type_name(type(e))}: {_text_of(e)}"
+            why = f"it cannot be rebuilt here: {type_name(type(e))}: {text_of(e)}"
     if not isinstance(error, Exception):
         error = ServiceError(
             info.get("type", "an exception"), info.get("text", ""), info.get("traceback", ""), hint=why
@@ -151,7 +191,8 @@ def type_name(cls: type[Any]) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _dumps(value: Any) -> list[Buffer]:
+def pickled(value: Any, out_of_band: bool = True) -> list[Buffer]:
+    """*value* as segments. Raises whatever pickling raises: `dumps` and its like say where in a value it was."""
     segments: list[Buffer] = [b""]
 
     def keep_inside(buffer: pickle.PickleBuffer) -> bool:
@@ -159,12 +200,25 @@ def _dumps(value: Any) -> list[Buffer]:
             raw = buffer.raw()
         except BufferError:  # not contiguous
             return True
-        if len(raw) < OUT_OF_BAND or len(segments) >= MAX_SEGMENTS:
+        if not out_of_band or len(raw) < OUT_OF_BAND or len(segments) >= MAX_SEGMENTS:
             return True
         segments.append(raw)
         return False
 
-    segments[0] = pickle.dumps(value, 5, buffer_callback=keep_inside)
+    try:
+        data = pickle.dumps(value, 5, buffer_callback=keep_inside)
+    except Exception:  # noqa: BLE001  # by value it may work; if not, that raises too
+        del segments[1:]
+        from bigm.rpc import byvalue
+
+        data = byvalue.dumps(value, keep_inside)
+    else:
+        if _main_by_value and _MAIN in data:
+            del segments[1:]
+            from bigm.rpc import byvalue
+
+            data = byvalue.dumps(value, keep_inside, otherwise=data)
+    segments[0] = data
     return segments
 
 
@@ -176,7 +230,8 @@ def _info(segments: Sequence[Buffer]) -> dict[str, str]:
     return info if isinstance(info, dict) else {}
 
 
-def _text_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """What an exception says, whatever a `__str__` of the user's does."""
     try:
         return str(error)[:_MAX_TEXT]
     except Exception:  # noqa: BLE001  # a user's __str__
@@ -199,15 +254,29 @@ class _ExceptionPickler(pickle.Pickler):
     """
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, BaseException) and _reduces_as_base(type(value)):
-            return _rebuild_exception, (type(value), value.args, value.__dict__)
-        return NotImplemented
+        return reduce_exception(value)
+
+
+def reduce_exception(value: Any) -> Any:
+    """How pickle is to take *value* apart when it is an exception without a reduction of its own."""
+    if isinstance(value, BaseException) and _reduces_as_base(type(value)):
+        return _rebuild_exception, (type(value), value.args, value.__dict__)
+    return NotImplemented
 
 
 def _dumps_exception(error: BaseException) -> bytes:
     stream = io.BytesIO()
-    _ExceptionPickler(stream, 5).dump(error)
-    return stream.getvalue()
+    try:
+        _ExceptionPickler(stream, 5).dump(error)
+    except Exception:  # noqa: BLE001, S110  # its class has no import path, perhaps
+        pass
+    else:
+        pickled = stream.getvalue()
+        if not (_main_by_value and _MAIN in pickled):
+            return pickled
+    from bigm.rpc import byvalue
+
+    return byvalue.dumps(error)
 
 
 def _reduces_as_base(cls: type[BaseException]) -> bool:
@@ -224,60 +293,3 @@ def _rebuild_exception(cls: type[BaseException], args: tuple[Any, ...], state: d
     builtin.__init__(error, *args)  # type: ignore[misc]  # the nearest built-in one, on purpose
     error.__dict__.update(state)
     return error
-
-
-# What cannot be pickled, and where it is.
-
-
-def _arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    named = [(f"argument {i + 1}", value) for i, value in enumerate(args)]
-    return named + [(f"argument {name!r}", value) for name, value in kwargs.items()]
-
-
-def _not_picklable(attempt: str, roots: Sequence[tuple[str, Any]], error: BaseException) -> NotPicklable:
-    for name, value in roots:
-        failure = _failure(value)
-        if failure is not None:
-            path, reason = _search(name, value, failure)
-            return NotPicklable(f"{attempt}: {path}: {_text_of(reason) or type_name(type(reason))}")
-    return NotPicklable(f"{attempt}: {_text_of(error)}")
-
-
-def _search(path: str, value: Any, failure: BaseException) -> tuple[str, BaseException]:
-    """Follow what cannot be pickled down to the innermost part that cannot."""
-    for _ in range(_DEPTH):
-        for name, part in _parts(value):
-            reason = _failure(part)
-            if reason is not None:
-                path, value, failure = path + name, part, reason
-                break
-        else:
-            break
-    return path, failure
-
-
-def _parts(value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        return [(f"[{key!r}]", part) for key, part in value.items()]
-    if isinstance(value, (list, tuple)):
-        return [(f"[{i}]", part) for i, part in enumerate(value)]
-    if isinstance(value, (set, frozenset)):
-        return [(f"{{{part!r}}}", part) for part in value]
-    function: Union[Callable[..., Any], None] = getattr(value, "__func__", None)
-    if function is not None:
-        return [(".__self__", value.__self__)]
-    attributes = dict(getattr(value, "__dict__", {})) if not isinstance(value, type) else {}
-    for cls in type(value).__mro__:
-        slots = cls.__dict__.get("__slots__", ())
-        for slot in (slots,) if isinstance(slots, str) else slots:
-            if hasattr(value, slot):
-                attributes.setdefault(slot, getattr(value, slot))
-    return [(f".{name}", part) for name, part in attributes.items()]
-
-
-def _failure(value: Any) -> Optional[BaseException]:
-    try:
-        pickle.dumps(value, 5, buffer_callback=lambda _: False)
-    except Exception as e:  # noqa: BLE001  # whatever a user's __reduce__ raises is the reason looked for
-        return e
-    return None

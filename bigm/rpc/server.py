@@ -408,7 +408,8 @@ class Server:
         try:
             args, kwargs = codec.loads(call.segments)
         except BaseException as e:  # noqa: BLE001  # whatever a user's __setstate__ raises
-            text = f"its arguments cannot be rebuilt on {self.name}: {codec.type_name(type(e))}: {e}"
+            said = str(e) if isinstance(e, NotPicklable) else f"{codec.type_name(type(e))}: {e}"
+            text = f"its arguments cannot be rebuilt on {self.name}: {said}"
             return self._error(call.id, wire.BAD_ARGUMENTS, text)
         job.size_in = wire.size_of(call.segments)
         call.segments.clear()

@@ -2,7 +2,7 @@
 
 The rule is the one of multiprocessing's spawn. The main module is executed once more, under the name `__bigm_main__`,
 so that what is guarded by `if __name__ == "__main__":` does not run. It stands in `sys.modules` under both names, and
-on the driver too (`bigm.program.alias_main`): classes pickled as `__main__.X` there and as `__bigm_main__.X` here are
+on the driver too (`bigm.program.share_main`): classes pickled as `__main__.X` there and as `__bigm_main__.X` here are
 found everywhere.
 
 A program without a guard reaches its `bigm.start()` during that import: there it never returns, the worker serves.

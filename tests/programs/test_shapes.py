@@ -222,6 +222,6 @@ def test_an_unguarded_parser_that_exits_on_the_machine_says_what_to_guard(tmp_pa
     assert "it called sys.exit(2); what only the driver does belongs under `if __name__" in done.stderr
 
 
-def test_a_class_made_in_python_c_is_refused_with_what_to_do(tmp_path: Path):
-    done = run(tmp_path, "-c", SERVICE + USE + "use()", status=2)
-    assert "machines cannot import class Greeter" in done.stderr
+def test_a_class_made_in_python_c_travels_by_value(tmp_path: Path):
+    done = run(tmp_path, "-c", SERVICE + USE + "use()", "-x")
+    assert "hello bob from Greeter, False, ['-x'] True True\n" == done.stdout

@@ -248,9 +248,14 @@ def test_a_service_that_cannot_be_pickled_is_named() -> None:
         codec.dumps(Config(LOCK), "service 'PI'")
 
 
-def test_a_function_of_a_function_says_which() -> None:
-    with pytest.raises(NotPicklable, match="<lambda>"):
-        codec.dumps_call("S.f", (lambda: 1,), {})
+def test_what_a_function_would_take_along_is_named_when_it_cannot_be_pickled() -> None:
+    inner = {"a": threading.Lock()}
+    with pytest.raises(NotPicklable, match=r"argument 1, its variable 'inner'\['a'\]: .*lock"):
+        codec.dumps_call("S.f", (lambda: inner,), {})
+    with pytest.raises(NotPicklable, match=r"argument 1\.handlers\[0\], its variable 'LOCK': .*lock"):
+        codec.dumps_call("S.f", (Config([lambda: LOCK]),), {})
+    with pytest.raises(NotPicklable, match=r"argument 1, a default of its arguments\['a'\]: .*lock"):
+        codec.dumps_call("S.f", (lambda lock=inner: lock,), {})
 
 
 def test_a_structure_that_contains_itself_ends_the_search() -> None:
