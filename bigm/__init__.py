@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bigm.cluster import Leftover as Leftover
     from bigm.cluster import start as start
     from bigm.errors import *  # noqa: F403
+    from bigm.groups import GroupError as GroupError
     from bigm.lifecycle import Cause as Cause
     from bigm.lifecycle import State as State
     from bigm.machine import Machine as Machine
@@ -32,6 +33,7 @@ _NAMES = {
         "NotPicklable ServiceError ServiceFailed SystemFault CredentialsError PermissionDenied QuotaError "
         "CapacityError ThrottledError TransientError BootError InstanceGone NotSupported"
     ),
+    "bigm.groups": "GroupError",
     "bigm.lifecycle": "State Cause",
     "bigm.machine": "Machine",
     "bigm.rpc.current": "current_call",

@@ -15,12 +15,13 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from bigm import config
 from bigm.authority import Authority
 from bigm.bootstrap.records import Launch
 from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, NotPicklable, SystemFault
+from bigm.groups import Groups, abroadcast, broadcast
 from bigm.leases import Clock, Leases
 from bigm.lifecycle import Cause, Phase, State
 from bigm.machine import Board, Machine
@@ -76,7 +77,7 @@ class Leftover:
     error: BigmError
 
 
-class Cluster:
+class Cluster(Groups):
     """One driver's hold on its machines. A context manager, whose end is `shutdown`.
 
     Args:
@@ -218,6 +219,24 @@ class Cluster:
             late = ", ".join(f"{machine.id} is {machine.state}" for machine in waiting)
             raise DeadlineExceeded(f"not all machines were {state} within {timeout:g} s: {late}")
 
+    def broadcast(self, method: str, /, *args: object, **kwargs: object) -> dict[Machine, list[Any]]:
+        """Call a method on every worker of all `machines` at once, and wait for all of them.
+
+        Args:
+            method: "Service.method".
+            args: the method's own arguments, as are *kwargs*.
+        Returns:
+            for each machine, oldest first, what its workers returned, in their order; one each where there is one.
+        Raises:
+            GroupError: one or more failed; all the others were called, and have been waited for.
+            ConfigError: there is no machine.
+        """
+        return broadcast(self._living(), method, args, kwargs)
+
+    async def abroadcast(self, method: str, /, *args: object, **kwargs: object) -> dict[Machine, list[Any]]:
+        """The same for `await`."""
+        return await abroadcast(self._living(), method, args, kwargs)
+
     def dial(self, addr: str) -> Machine:
         """The machine at *addr*, always the same object for one address.
 
@@ -258,6 +277,13 @@ class Cluster:
                     self._closed = True
                     self._board.notify_all()
         return list(self._left)
+
+    def _living(self) -> list[Machine]:
+        self._check_open()
+        machines = self.machines
+        if not machines:
+            raise ConfigError(f"cluster {self.name} has no machines to call", hint="start some first")
+        return machines
 
     # --- starting
 

@@ -19,6 +19,7 @@ The branch answers three questions: whose fault is it, did the call reach the ot
     |   |-- NotAllowed            this caller's role may not call that method
     |   `-- NotPicklable          an argument, reply or service cannot be pickled; names the path to it
     |-- ServiceError              the method raised something that cannot be rebuilt here; carries it as text
+    |-- GroupError                calls of a group failed, each with its own error (`bigm.groups`)
     |-- ServiceFailed             a service could not be rebuilt or set up on a machine
     `-- SystemFault               a system could not provide, describe or end instances
         |-- CredentialsError      |-- PermissionDenied     |-- QuotaError      |-- CapacityError

@@ -20,12 +20,13 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional, TypeVar
 
 from bigm.errors import BigmError, ConfigError, DeadlineExceeded, NoSuchMethod, Unreachable
-from bigm.rpc.calls import CallFuture
+from bigm.groups import Groups, gather
+from bigm.rpc.calls import CallFuture, notify_cancelled
 from bigm.rpc.client import Client
 from bigm.rpc.identity import MACHINE, WORKER, Identity
 from bigm.rpc.stats import CallStats, MethodStats
@@ -91,7 +92,7 @@ class Calls:
         """The same without waiting: a future, whose `cancel` reaches the machine."""
         opened = self._opened()
         if not opened.done():
-            return _Deferred(opened, functools.partial(self.submit, method, *args, **kwargs))
+            return _Deferred(opened, functools.partial(self.submit, method, *args, **kwargs), self._where())
         client, timeout = self._route(self._timeout)
         return client.submit(method, args, kwargs, timeout=timeout, idempotent=self._idempotent)
 
@@ -148,6 +149,18 @@ class Calls:
         result: T = self.call(_RUN, function, *args, **kwargs)
         return result
 
+    def broadcast(self, method: str, /, *args: Any, **kwargs: Any) -> list[Any]:
+        """Call the method on every worker of the machine at once; waits for all of them.
+
+        Args:
+            method: as for `call`, as are the others.
+        Returns:
+            what each returned, in the order of the workers.
+        Raises:
+            GroupError: one or more failed.
+        """
+        return gather(self._submit_each(method, args, kwargs))
+
     def service(self, name: str, cls: type[T]) -> T:
         """A handle on which *cls*'s public methods are called as if the service were local.
 
@@ -165,8 +178,23 @@ class Calls:
         """The client to call by, and what is left of *timeout* once there is one."""
         raise NotImplementedError
 
+    def _route_all(self, timeout: Optional[float]) -> tuple[tuple[Client, ...], Optional[float]]:
+        """The same for a client of each worker."""
+        raise NotImplementedError
+
+    def _submit_each(
+        self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> list[concurrent.futures.Future[Any]]:
+        """One call to each worker, in their order. Waits until they can be called."""
+        clients, timeout = self._route_all(self._timeout)
+        return [client.submit(method, args, kwargs, timeout=timeout, idempotent=self._idempotent) for client in clients]
+
     def _opened(self) -> concurrent.futures.Future[None]:
         """Done as soon as `_route` need not wait."""
+        raise NotImplementedError
+
+    def _where(self) -> str:
+        """Which machine is called."""
         raise NotImplementedError
 
     def _timeouts(self) -> Timeouts:
@@ -281,6 +309,11 @@ class Peer(Calls):
             raise ConfigError(f"machine {self.id} has no worker {proc!r}", hint=f"it has {len(clients)}, from 0")
         return clients[proc], timeout
 
+    def _route_all(self, timeout: Optional[float]) -> tuple[tuple[Client, ...], Optional[float]]:
+        if not self._clients:
+            timeout = self._await_open(timeout)
+        return self._clients or self._refuse(), timeout
+
     def _await_open(self, timeout: Optional[float]) -> Optional[float]:
         """Wait until there are workers to call; what is left of *timeout*."""
         started = time.monotonic()
@@ -328,11 +361,14 @@ class Peer(Calls):
             else:
                 gate.set_result(None)
 
+    def _where(self) -> str:
+        return self.id
+
     def _timeouts(self) -> Timeouts:
         return self._link.timeouts
 
 
-class Peers:
+class Peers(Groups):
     """The cluster as a service on one of its machines sees it: the object given to `setup`.
 
     Args:
@@ -394,8 +430,17 @@ class _Options(Calls):
     def _route(self, timeout: Optional[float]) -> tuple[Client, Optional[float]]:
         return self._peer._route(timeout, self._proc)
 
+    def _route_all(self, timeout: Optional[float]) -> tuple[tuple[Client, ...], Optional[float]]:
+        if self._proc is None:
+            return self._peer._route_all(timeout)
+        client, timeout = self._route(timeout)
+        return (client,), timeout
+
     def _opened(self) -> concurrent.futures.Future[None]:
         return self._peer._opened()
+
+    def _where(self) -> str:
+        return self._peer._where()
 
     def _timeouts(self) -> Timeouts:
         return self._peer._timeouts()
@@ -451,30 +496,43 @@ class _Deferred(concurrent.futures.Future[Any]):
     """The future of a call that waits for its machine: once that can be called, it becomes the call's own future."""
 
     def __init__(
-        self, opened: concurrent.futures.Future[None], submit: Callable[[], concurrent.futures.Future[Any]]
+        self, opened: concurrent.futures.Future[None], submit: Callable[[], concurrent.futures.Future[Any]], where: str
     ) -> None:
         super().__init__()
+        self.where = where
+        self._unwanted = False
         self._inner: Optional[concurrent.futures.Future[Any]] = None
         self._submit = submit
         opened.add_done_callback(self._start)
 
     def cancel(self) -> bool:
-        inner = self._inner
+        with self._condition:
+            inner = self._inner
+            if inner is None and not self.done():
+                if not super().cancel():
+                    self._unwanted = True  # it is being submitted this moment
+                notify_cancelled(self)
+                return True
         return super().cancel() if inner is None else inner.cancel()
 
     def _start(self, opened: concurrent.futures.Future[None]) -> None:
-        if not self.set_running_or_notify_cancel():
-            return
+        with self._condition:
+            if self.cancelled() or not self.set_running_or_notify_cancel():
+                return
         error = opened.exception()
         if error is not None:
             self.set_exception(error)
             return
         try:
-            self._inner = self._submit()
+            inner = self._submit()
+            with self._condition:
+                self._inner, unwanted = inner, self._unwanted
+            if unwanted:
+                inner.cancel()
         except Exception as failure:  # noqa: BLE001  # whatever pickling the arguments raises is the future's to tell
             self.set_exception(failure)
         else:
-            self._inner.add_done_callback(self._finish)
+            inner.add_done_callback(self._finish)
 
     def _finish(self, inner: concurrent.futures.Future[Any]) -> None:
         if inner.cancelled():

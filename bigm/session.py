@@ -23,6 +23,7 @@ from typing import Any, NoReturn, Protocol
 
 from bigm.config import Settings
 from bigm.errors import BigmError, CallError, ServiceError
+from bigm.groups import GroupError
 from bigm.rpc import interrupts
 from bigm.runs import Run
 from bigm.terminal import Output, Terminal
@@ -237,6 +238,8 @@ def program() -> str:
 
 def is_plain(error: BaseException) -> bool:
     """Whether a user is told *error* in one message, because its traceback would say nothing of their own code."""
+    if isinstance(error, GroupError):
+        return all(map(is_plain, error.exceptions))
     return isinstance(error, (BigmError, KeyboardInterrupt)) and not isinstance(error, (ServiceError, CallError))
 
 

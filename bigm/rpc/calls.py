@@ -112,9 +112,15 @@ class CallFuture(concurrent.futures.Future):  # type: ignore[type-arg]  # generi
         self._raw: Optional[Outcome] = None
         self.call: Optional[Pending] = None
 
+    @property
+    def where(self) -> str:
+        """Which worker is called."""
+        return self._client.name
+
     def cancel(self) -> bool:
         if not super().cancel():
             return False
+        notify_cancelled(self)
         if self.call is not None:
             self._client._abandon(self.call)
         return True
@@ -159,6 +165,13 @@ class CallFuture(concurrent.futures.Future):  # type: ignore[type-arg]  # generi
             self._client._io.post(lambda: self._done(self) if self._done else None)
         if self._done_callbacks:  # type: ignore[attr-defined]  # not in typeshed
             run_callback(self._invoke_callbacks)  # type: ignore[attr-defined]
+
+
+def notify_cancelled(future: concurrent.futures.Future[Any]) -> None:
+    """Tell `wait` and `as_completed` that *future* was cancelled: they wait for the word of whoever was to run it."""
+    with future._condition:
+        if future._state == "CANCELLED":
+            future.set_running_or_notify_cancel()
 
 
 class FutureCall(Pending):
