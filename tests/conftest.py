@@ -22,7 +22,7 @@ import pytest
 from waiting import eventually
 
 # One per process, started at the first need, ended with the process: not a leak.
-SHARED_THREADS = ("bigm-io", "bigm-leases", "bigm-keeper", "bigm-callbacks")
+SHARED_THREADS = ("bigm-io", "bigm-leases", "bigm-keeper", "bigm-callbacks", "bigm-handshakes", "bigm-turns")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

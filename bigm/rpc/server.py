@@ -2,16 +2,16 @@
 
 Theory of operation. One thread has the *turn*: it waits for all connections, reads, and runs the calls that it read one
 after another, itself. For quick methods nothing is faster: no other thread is woken, and the replies of many calls go
-out in one piece. What keeps this safe is the *watch*, a thread that looks every millisecond: when one call has been
-running for that long, it gives the turn to another thread, which goes on with the calls that are waiting and with the
-reading; the first thread finishes its call and sends its reply by itself. The method is then known to be slow, and its
-next calls each get a thread at once. So a method that sleeps, or calls back into this process, holds up nobody for more
-than a millisecond or two, and threads grow on demand up to the limit of calls in flight, then callers get Busy: a
+out in one piece. What keeps this safe is a thread that looks every millisecond (`bigm.rpc.turns`): when one call has
+been running for that long, it gives the turn to another thread, which goes on with the calls that are waiting and with
+the reading; the first thread finishes its call and sends its reply by itself. The method is then known to be slow, and
+its next calls each get a thread at once. So a method that sleeps, or calls back into this process, holds up nobody for
+more than a millisecond or two, and threads grow on demand up to the limit of calls in flight, then callers get Busy: a
 bounded queue would deadlock A calling B calling A.
 
-Handshakes run in a thread of their own, which waits for all of them at once: a connection that says nothing costs
-nothing but its descriptor, until its deadline. Big payloads are received and sent by threads of their own, so that
-small calls never wait for them.
+Handshakes run in a thread of their own, one for all servers: a connection that says nothing costs nothing but its
+descriptor, until its deadline. Big payloads are received and sent by threads of their own, so that small calls never
+wait for them.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ from collections.abc import Iterable
 from typing import Callable, Optional
 
 from bigm.errors import NotAllowed, NotPicklable, ProtocolError, WireError
-from bigm.rpc import codec, wire
+from bigm.rpc import codec, handshakes, turns, wire
 from bigm.rpc.caller import Caller
 from bigm.rpc.connection import Lost
 from bigm.rpc.current import CurrentCall, running
-from bigm.rpc.handshakes import Handshakes
 from bigm.rpc.identity import Identity, peer_identity
 from bigm.rpc.methods import Method, methods_of, no_such_method
 from bigm.rpc.poller import WRITE, Poller
@@ -41,8 +40,8 @@ from bigm.rpc.threads import Threads
 from bigm.rpc.tls import Credentials, server_context
 from bigm.rpc.wire import BULK, Limits
 
-WATCH = 0.001  # seconds; a call that runs for longer loses the turn
 LINGER = 1.0  # seconds for the other side to end a connection after our goodbye
+_IDLE = 60.0  # seconds to wait for connections of which none is in the middle of anything
 FLUSH_EVERY = 16  # calls run before their replies are sent, when more calls are waiting
 _NEVER = float("inf")
 
@@ -102,14 +101,14 @@ class Server:
         self._jobs: deque[_Job] = deque()
         self._dirty: dict[Caller, None] = {}
         self._turn = 0  # who has it: a number that grows each time it is given away
-        self._inline: Optional[_Job] = None
-        self._inline_since = 0
-        self._handshakes = Handshakes(self)
+        self.inline: Optional[_Job] = None
+        self.inline_since = 0
         self._threads = Threads(f"bigm-call {name}", self._limits.idle_threads)
         self._closed = False
         self._disowned = False
         self._started = False
-        self._watch_wanted = threading.Event()
+        self.watched = False  # by `turns`
+        self._untidy = False  # a connection is in the middle of a frame, or was told to go
         self._ended = threading.Event()  # a call or a connection has ended
         self._logged = 0.0
         _servers.add(self)
@@ -117,6 +116,11 @@ class Server:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "serving"
         return f"<Server {self.name} {state}, {len(self._peers)} connections, {self.in_flight} calls in flight>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether it welcomes nobody any more."""
+        return self._closed
 
     @property
     def in_flight(self) -> int:
@@ -135,7 +139,7 @@ class Server:
             sock.close()
             return
         self._start()
-        self._handshakes.add(Caller(self, sock, self._context, self._generation))
+        handshakes.shared().add(Caller(self, sock, self._context, self._generation))
 
     def renew(self, credentials: Credentials) -> None:
         """Take on another identity: for new connections at once; those made under the old one end.
@@ -176,8 +180,7 @@ class Server:
             self._ended.clear()
         for peer in list(self._peers.values()):
             peer.connection.shutdown()
-        self._handshakes.close()
-        self._watch_wanted.set()
+        handshakes.shared().drop_closed()
         self._poller.wake()
         self._threads.close()
         if not self._started:
@@ -190,33 +193,15 @@ class Server:
             if self._started:
                 return
             self._started = True
-        threading.Thread(target=self._watch, name=f"bigm-watch {self.name}", daemon=True).start()
         self._threads.run(self._lead)
 
-    def _watch(self) -> None:
-        """Every millisecond while calls are run: whoever holds the turn for too long loses it."""
-        lull = 0
-        while not self._disowned and not (self._closed and not self._peers):
-            if self._inline is None:
-                lull += 1
-                if lull > 50:
-                    self._watch_wanted.clear()
-                    if self._inline is None and not self._closed:
-                        self._watch_wanted.wait(60.0)
-                    lull = 0
-            else:
-                lull = 0
-            since = self._inline_since
-            time.sleep(WATCH)
-            if self._inline is not None and self._inline_since == since:
-                self._take_turn(since)
-
-    def _take_turn(self, since: int) -> None:
+    def take_turn(self, since: int) -> None:
+        """The call that began when `inline_since` was *since* has run for too long: let another thread go on."""
         with self._lock:
-            job = self._inline
-            if job is None or self._inline_since != since:
+            job = self.inline
+            if job is None or self.inline_since != since:
                 return
-            self._inline = None
+            self.inline = None
             self._turn += 1
         self._threads.run(self._lead)
 
@@ -226,12 +211,13 @@ class Server:
         """Wait for connections, read, run. Returns when the turn was taken away, or at the end."""
         with self._lock:
             turn = self._turn
-        sweep = time.monotonic() + 1.0
+        every = min(1.0, max(0.05, self._limits.stall / 4))
+        sweep = time.monotonic() + every
         while not self._disowned:
             if not self._run_jobs(turn):
                 return
             self._flush()
-            for fd, mask in self._poller.wait(min(1.0, max(0.05, self._limits.stall / 4))):
+            for fd, mask in self._poller.wait(every if self._untidy else _IDLE):
                 peer = self._peers.get(fd)
                 if peer is None:
                     continue
@@ -240,8 +226,8 @@ class Server:
                 if mask & ~WRITE:
                     self._read(peer)
             now = time.monotonic()
-            if now >= sweep:
-                sweep = now + min(1.0, self._limits.stall / 4)
+            if self._untidy and now >= sweep:
+                sweep = now + every
                 self._sweep(now)
             if self._closed and not self._peers:
                 self._poller.close()
@@ -259,15 +245,15 @@ class Server:
             if job.method.slow:
                 self._threads.run(_Run(self, job))
                 continue
-            self._inline_since += 1
-            self._inline = job
-            if not self._watch_wanted.is_set():
-                self._watch_wanted.set()
+            self.inline_since += 1
+            self.inline = job
+            if not self.watched:
+                turns.watch(self)
             frames = self._run(job)
             with self._lock:
                 mine = self._turn == turn
                 if mine:
-                    self._inline = None
+                    self.inline = None
             if not mine:
                 self._finish(job, frames)
                 return False
@@ -302,6 +288,8 @@ class Server:
             events = peer.connection.read()
             if events or peer.connection.decoder.receiving_bulk:
                 peer.progress = time.monotonic()
+            if peer.connection.decoder.partial:
+                self._untidy = True
             for event in events:
                 self._handle(peer, event)
         except Lost:
@@ -331,11 +319,13 @@ class Server:
             return
         except WireError as e:
             self._doom(peer, str(e))
+        self._untidy = True  # it may have ended in the middle of the next frame
         peer.receiving(False)
         self._poller.wake()
 
     def _sweep(self, now: float) -> None:
         """End connections that have left a frame unfinished for too long."""
+        self._untidy = False
         for peer in list(self._peers.values()):
             decoder = peer.connection.decoder
             if peer.doomed:
@@ -343,6 +333,8 @@ class Server:
                     self._drop(peer)
             elif decoder.partial and not decoder.receiving_bulk and now - peer.progress > self._limits.stall:
                 self._doom(peer, f"a frame was left unfinished for {self._limits.stall:g} s")
+            if peer.doomed or decoder.partial:
+                self._untidy = True
 
     # Events of a connection.
 
@@ -535,6 +527,7 @@ class Server:
             peer.interest()
         if old:
             self._say_goodbye(peer, f"{self.name} has a new identity")
+        self._untidy = True
         self._poller.wake()
 
     def _say_goodbye(self, peer: Caller, reason: str) -> None:
@@ -551,6 +544,7 @@ class Server:
         logger.warning("%s: closing the connection of %s: %s", self.name, peer.identity, reason)
         self._say_goodbye(peer, reason)
         peer.doomed = time.monotonic()
+        self._untidy = True
         peer.connection.end_sending()
 
     def _drop(self, peer: Caller) -> None:
@@ -570,6 +564,8 @@ class Server:
         self._poller.remove(peer.fd)
         self._discard(peer)
         self._ended.set()
+        if self._closed:
+            self._poller.wake()  # whoever has the turn may end with the last connection
 
     def _discard(self, peer: Caller) -> None:
         peer.closed = True
@@ -579,12 +575,11 @@ class Server:
     def _disown(self) -> None:
         """In a forked child: everything here is the parent's."""
         self._disowned = self._closed = True
-        for peer in [*self._peers.values(), *self._handshakes.callers()]:
+        for peer in self._peers.values():
             peer.closed = True
             peer.connection.disown()
         self._peers.clear()
         self._poller.disown()
-        self._handshakes.disown()
 
 
 class _Run:
