@@ -24,7 +24,7 @@ from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, Not
 from bigm.groups import Groups, abroadcast, broadcast
 from bigm.leases import Clock, Leases
 from bigm.lifecycle import Cause, Phase, State
-from bigm.machine import Board, Machine
+from bigm.machine import Board, Machine, Machines
 from bigm.peer import Link
 from bigm.plan import Plan, make_plan
 from bigm.pool import Pool
@@ -123,6 +123,12 @@ class Cluster(Groups):
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         return f"<Cluster {self.name} ({self._authority.cluster}) on {self._system.name}: {counts or 'no machines'}>"
 
+    def _repr_html_(self) -> str:
+        from bigm import notebook
+
+        title = f"cluster {self.name} on {self._system.name}{', shut down' if self._closed else ''}"
+        return notebook.cluster_table(title, [steward.machine for steward in self._stewards])
+
     def __reduce__(self) -> NoReturn:
         raise NotPicklable("a cluster belongs to the process that opened it")
 
@@ -149,7 +155,7 @@ class Cluster(Groups):
     @property
     def machines(self) -> list[Machine]:
         """The machines started here that are not STOPPED, oldest first."""
-        return [steward.machine for steward in self._stewards if steward.machine.state is not State.STOPPED]
+        return Machines(s.machine for s in self._stewards if s.machine.state is not State.STOPPED)
 
     def start(
         self,
@@ -185,7 +191,7 @@ class Cluster(Groups):
         stewards = self._launch(count, plan)
         for steward in stewards:
             steward.begin()
-        return [steward.machine for steward in stewards]
+        return Machines(steward.machine for steward in stewards)
 
     def wait(
         self, machines: Iterable[Machine] | None = None, state: State = State.RUNNING, timeout: float | None = None

@@ -35,6 +35,18 @@ class Board(threading.Condition):
         return super().wait(_WAKE if timeout is None else min(timeout, _WAKE))
 
 
+class Machines(list["Machine"]):
+    """A list of machines, which a notebook shows as a table."""
+
+    def __reduce__(self) -> tuple[type[list[Machine]], tuple[list[Machine]]]:
+        return list, (list(self),)  # on machines there is no such class
+
+    def _repr_html_(self) -> str:
+        from bigm import notebook
+
+        return notebook.machines_table(self)
+
+
 class Machine(Peer):
     """A machine of a cluster. Made by `Cluster.start` and `Cluster.dial`.
 

@@ -515,6 +515,13 @@ class _Deferred(concurrent.futures.Future[Any]):
                 return True
         return super().cancel() if inner is None else inner.cancel()
 
+    def result(self, timeout: Optional[float] = None) -> Any:
+        try:
+            return super().result(timeout)
+        except KeyboardInterrupt:  # as for `call`: who interrupts the waiting wants no answer
+            self.cancel()
+            raise
+
     def _start(self, opened: concurrent.futures.Future[None]) -> None:
         with self._condition:
             if self.cancelled() or not self.set_running_or_notify_cancel():

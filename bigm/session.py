@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Protocol
 
+from bigm import notebook
 from bigm.config import Settings
 from bigm.errors import BigmError, CallError, ServiceError
 from bigm.groups import GroupError
@@ -64,7 +65,7 @@ def _exit(status: Any = None, /) -> NoReturn:
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     ours = _current if _current is not None and _current.pid == os.getpid() else None
-    if ours is not None:
+    if ours is not None and not at_prompt():
         ours.ends_with(error)
     if not is_plain(error) or (ours is not None and ours.verbose):
         _next_hook(kind, error, trace)
@@ -72,7 +73,8 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
         text = str(error) or "interrupted"
         if ours is None or ours.terminal.last != text:  # it may have been said when it happened
             print(f"bigm: {text}", file=sys.stderr)
-        raise SystemExit(exit_status(error))
+        if not at_prompt():
+            raise SystemExit(exit_status(error))
 
 
 class Endable(Protocol):
@@ -94,6 +96,7 @@ class Session:
         self._names: set[str] = set()
         self._output: Output | None = None
         self._installed: list[int] = []
+        self._cells = notebook.Cells()
         self.verbose = settings.verbosity == "verbose"
         self._status: int | None = 0
         self._error = ""
@@ -145,6 +148,7 @@ class Session:
 
     def _install(self) -> None:
         """Handle signals where nobody else does."""
+        self._cells.on()
         if not _in_main_thread():
             return
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -158,6 +162,7 @@ class Session:
         self._installed.append(number)
 
     def _restore(self) -> None:
+        self._cells.off()
         if not _in_main_thread():
             return
         while self._installed:
@@ -229,8 +234,15 @@ def can_start_threads() -> bool:
     return True
 
 
+def at_prompt() -> bool:
+    """Whether this is Python's own interactive prompt, which goes on after an error."""
+    return hasattr(sys, "ps1") and notebook.shell() is None
+
+
 def program() -> str:
     """What is run, as the user named it."""
+    if notebook.is_notebook():
+        return notebook.name()
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0] or "python").name

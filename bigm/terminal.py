@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
+from bigm import notebook
 from bigm.bootstrap.records import LogRecord
 from bigm.runs import Lines
 
@@ -75,6 +76,7 @@ class Terminal:
         self._lines: dict[str, tuple[int, Lines]] = {}
         self._live: Callable[[], str] | None = None
         self._live_since = 0.0
+        self._cell: notebook.Line | None = None
         self._drawn = ""
         self.last = ""
         """What bigm itself said last, as long as nothing else was shown after it."""
@@ -107,18 +109,25 @@ class Terminal:
 
     @contextlib.contextmanager
     def live(self, status: Callable[[], str]) -> Iterator[None]:
-        """On a terminal, while the body waits, keep *status* as the last line, with the seconds it took so far."""
-        if self._verbosity == "quiet" or self._dumb or not self._own.is_terminal():
+        """While the body waits, keep *status* as the last line of a terminal, or in the output of a notebook's cell.
+
+        With the seconds it took so far. A cell keeps the last state.
+        """
+        in_cell = notebook.is_notebook()
+        if self._verbosity == "quiet" or not (in_cell or (self._own.is_terminal() and not self._dumb)):
             yield
             return
         with self._lock:
             self._live, self._live_since = status, time.monotonic()
+            self._cell = notebook.Line() if in_cell else None
             self.restless = True
         self.wake()
         try:
             yield
         finally:
             with self._lock:
+                if self._drawn and self._cell is not None:
+                    self._draw()
                 self._live = None
                 self._erase()
 
@@ -182,14 +191,20 @@ class Terminal:
     def _draw(self) -> None:
         assert self._live is not None
         text = f"bigm: {self._live()} · {time.monotonic() - self._live_since:.0f} s"
-        text = text[: self._own.width() - 1]
-        if text != self._drawn:
+        if self._cell is None:
+            text = text[: self._own.width() - 1]
+        if text == self._drawn:
+            return
+        if self._cell is not None:
+            self._cell.show(text)
+        else:
             self._own.write(f"{_ERASE}{text}".encode())
-            self._drawn = text
+        self._drawn = text
 
     def _erase(self) -> None:
         if self._drawn:
-            self._own.write(_ERASE.encode())
+            if self._cell is None:
+                self._own.write(_ERASE.encode())
             self._drawn = ""
 
 

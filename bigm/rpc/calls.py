@@ -125,8 +125,17 @@ class CallFuture(concurrent.futures.Future):  # type: ignore[type-arg]  # generi
             self._client._abandon(self.call)
         return True
 
+    @property
+    def of_user(self) -> bool:
+        """Whether the user made this call, not bigm for its own ends."""
+        return self._done is None
+
     def result(self, timeout: Optional[float] = None) -> Any:
-        self._decode(timeout)
+        try:
+            self._decode(timeout)
+        except KeyboardInterrupt:  # as for `call`: who interrupts the waiting wants no answer
+            self.cancel()
+            raise
         return super().result(timeout)
 
     def exception(self, timeout: Optional[float] = None) -> Optional[BaseException]:

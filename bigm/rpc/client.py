@@ -231,6 +231,18 @@ class Client:
         for call in [*early, *(call for call, _ in doubtful)]:
             self._settle(call, self._error)
 
+    def cancel_since(self, moment: float) -> None:
+        """Cancel the calls of futures that were made at *moment*, monotonic, or later; not bigm's own."""
+        with self._lock:
+            channels = [*self._bulk, *self._others, *([self._main] if self._main else [])]
+            calls = [*self._early, *self._fetching]
+        for channel in channels:
+            with channel.lock:
+                calls += channel.pending.values()
+        for call in calls:
+            if isinstance(call, FutureCall) and call.started >= moment and call.future.of_user:
+                call.future.cancel()
+
     def resolve(self) -> None:
         """The other side is not known to be gone: calls that were in doubt fail with their own errors."""
         with self._lock:
@@ -633,6 +645,12 @@ def _shutdown(sock: socket.socket) -> None:
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def cancel_since(moment: float) -> None:
+    """Cancel the calls of futures that this process made at *moment*, monotonic, or later, whomever they went to."""
+    for client in list(_clients):
+        client.cancel_since(moment)
 
 
 def _after_fork() -> None:

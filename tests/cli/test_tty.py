@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
-import termios
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,61 +14,15 @@ from commanding import Said, bigm_line
 
 from bigm.config import load
 from bigm.runs import Run
+from screens import Screen
 
 SLOW = "\nif not bigm.is_driver():\n    time.sleep(1.0)  # what the live line is for\n"
-
-
-class Screen:
-    """A terminal of 80 columns with a command in it, and all that was written to it."""
-
-    def __init__(self, *words: str, **variables: str) -> None:
-        self._ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.process = subprocess.Popen(
-            bigm_line(*words),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            env={**os.environ, "TERM": "xterm", **variables},
-        )
-        os.close(theirs)
-        self.seen = ""
-        self._deadline = time.monotonic() + 60.0
-
-    def read_until(self, text: str) -> None:
-        while text not in self.seen:
-            if not self._read():
-                raise AssertionError(f"ended without {text!r}: {self.seen!r}")
-
-    def end(self) -> int:
-        while self._read():
-            pass
-        return self.process.wait(20)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self._ours)
-
-    def _read(self) -> bool:
-        left = self._deadline - time.monotonic()
-        assert left > 0, f"still running, having said {self.seen!r}"
-        if not select.select([self._ours], [], [], left)[0]:
-            return True
-        try:
-            data = os.read(self._ours, 65536)
-        except OSError:
-            return False  # its other end is closed
-        self.seen += data.decode()
-        return bool(data)
 
 
 @pytest.fixture
 def screen(request: pytest.FixtureRequest) -> Callable[..., Screen]:
     def make(*words: str, **variables: str) -> Screen:
-        made = Screen(*words, **variables)
+        made = Screen(bigm_line(*words), **variables)
         request.addfinalizer(made.close)
         return made
 

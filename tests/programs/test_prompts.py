@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from screens import Screen
+from waiting import eventually
 
 PROGRAM = """
 import os
@@ -95,3 +100,81 @@ def test_what_no_machine_could_import_travels_by_value(way: str, system: str, tm
         timeout=60,
     )
     assert SAYS == done.stdout, done.stderr
+
+
+@pytest.fixture
+def screen(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Screen]:
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+
+    def make(*command: str) -> Screen:
+        made = Screen(
+            command,
+            HOME=str(tmp_path),
+            NO_COLOR="1",
+            PYTHON_HISTORY=os.devnull,
+            PYTHONSTARTUP="",
+            PYTHON_BASIC_REPL="1",
+        )
+        request.addfinalizer(made.close)
+        return made
+
+    return make
+
+
+AT_THE_PROMPT = [
+    "import bigm, os, pathlib",
+    "class Worker: add = lambda self, n: [n + base, os.getpid()]; nap = lambda self, f: nap(f)",
+    "",
+    "nap = lambda f: (pathlib.Path(f).write_text('called'), bigm.current_call().wait_cancelled(50)"
+    " and pathlib.Path(f).write_text('cancelled'))",
+    "base = 40",
+    "cluster = bigm.start()",
+    "machines = cluster.start(2, services={'W': Worker()})",
+    "cluster.wait(machines)",
+    "pids = [m.call('W.add', 2)[1] for m in machines]",
+    "print('SUM', machines[0].call('W.add', 2)[0], machines[1].run(lambda n: n * base, 2), 'END')",
+]
+IPYTHON = [sys.executable, "-m", "IPython", "--simple-prompt", "--no-banner", "--no-confirm-exit"]
+PYTHONS = [[sys.executable, "-q"], IPYTHON]
+
+
+@pytest.mark.parametrize("command", PYTHONS, ids=["python", "ipython"])
+def test_a_prompt_forms_machines_goes_on_after_errors_and_interrupts_and_ends_them(
+    command: list[str], screen: Callable[..., Screen], tmp_path: Path
+):
+    shown = screen(*command)
+    for line in AT_THE_PROMPT:
+        shown.type(line)
+    shown.read_until("SUM 42 80 END")
+    shown.type("print('PIDS', *pids, 'END')")
+    pids = shown.search(r"PIDS (\d+) (\d+) END").groups()
+    for way in ("machines[0].call('W.nap', {0!r})", "machines[0].submit('W.nap', {0!r}).result()"):
+        file = tmp_path / f"state{len(way)}"
+        shown.type(way.format(str(file)))
+        eventually(file.exists, 20, lambda: shown.seen)
+        os.killpg(shown.process.pid, signal.SIGINT)
+        eventually(lambda: file.read_text() == "cancelled", 20, lambda: shown.seen)  # noqa: B023  # in this round
+    shown.type("machines[0].call('W.nope')")
+    shown.read_until("has no public method 'nope'")
+    shown.type("cluster.start(0, services={'W': Worker()})")
+    shown.read_until("a cluster starts 1 machine or more")
+    shown.type("print('STILL', machines[0].call('W.add', 3)[0], 'HERE')")
+    shown.read_until("STILL 43 HERE")
+    shown.type("exit()")
+    assert 0 == shown.end()
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 20)
+
+
+def test_what_is_added_to_a_program_at_the_prompt_travels_too(screen: Callable[..., Screen], tmp_path: Path):
+    (tmp_path / "prog.py").write_text(
+        "import bigm\nclass Echo:\n    def apply(self, f, *args): return f(*args)\n"
+        "if __name__ == '__main__':\n    cluster = bigm.start()\n"
+        "    (machine,) = cluster.start(1, services={'E': Echo()})\n"
+    )
+    shown = screen(sys.executable, "-q", "-i", str(tmp_path / "prog.py"))
+    shown.type("def later(n): return n + 40")
+    shown.type("")
+    shown.type("print('SUM', machine.call('E.apply', later, 2), 'END')")
+    shown.read_until("SUM 42 END")
+    shown.type("exit()")
+    assert 0 == shown.end()
