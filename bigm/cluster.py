@@ -25,10 +25,11 @@ from bigm.groups import Groups, abroadcast, broadcast
 from bigm.leases import Clock, Leases
 from bigm.lifecycle import Cause, Phase, State
 from bigm.machine import Board, Machine, Machines
-from bigm.peer import Link
+from bigm.peer import Link, Peer, address, open_clusters
 from bigm.plan import Plan, make_plan
 from bigm.pool import Pool
 from bigm.program import is_driver, share_main
+from bigm.rpc.codec import Home
 from bigm.rpc.tls import Credentials
 from bigm.session import Session, can_start_threads, program, session, tell_errors_plainly
 from bigm.steward import Common, Pings, Steward
@@ -101,6 +102,7 @@ class Cluster(Groups):
         self._closing = False
         self._closed = False
         self._left: list[Leftover] = []
+        self._home = Home(self._authority.cluster, self.dial)
         system.open(self._authority.cluster)
         clock = Clock(f"bigm-leases-{self.name}")
         self._common = Common(
@@ -108,7 +110,7 @@ class Cluster(Groups):
             system=system,
             authority=self._authority,
             agent=b"" if system.capabilities.local else _agent_zip(),
-            link=Link(self._authority.driver(), timeouts=settings.timeouts),
+            link=Link(self._authority.driver(), timeouts=settings.timeouts, home=self._home),
             pool=Pool(f"bigm-pool-{self.name}", _THREADS),
             clock=clock,
             leases=Leases(system.timer or clock, settings.timeouts),
@@ -116,6 +118,7 @@ class Cluster(Groups):
             run=self._session.run,
             output=self._session.open(self),
         )
+        open_clusters[self.id] = self._home
         share_main()
 
     def __repr__(self) -> str:
@@ -130,7 +133,7 @@ class Cluster(Groups):
         return notebook.cluster_table(title, [steward.machine for steward in self._stewards])
 
     def __reduce__(self) -> NoReturn:
-        raise NotPicklable("a cluster belongs to the process that opened it")
+        raise NotPicklable("a cluster belongs to the process that opened it; send its machines, or their addresses")
 
     def __enter__(self) -> Cluster:
         return self
@@ -243,12 +246,16 @@ class Cluster(Groups):
         """The same for `await`."""
         return await abroadcast(self._living(), method, args, kwargs)
 
-    def dial(self, addr: str) -> Machine:
-        """The machine at *addr*, always the same object for one address.
+    def dial(self, machine: str | Peer) -> Machine:
+        """A machine by its address or a handle of it, always the same object for one address.
 
         One that was not started here is not owned: it gets no lease and no end, and its state is told by pings.
+
+        Raises:
+            ConfigError: *machine* is neither, or it belongs to another cluster.
         """
         self._check_open()
+        addr = address(machine, self._common.link)
         for steward in self._stewards:
             if steward.machine.addr == addr:
                 return steward.machine

@@ -20,14 +20,17 @@ import random
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional, TypeVar, Union
 
 from bigm.errors import BigmError, ConfigError, DeadlineExceeded, NoSuchMethod, Unreachable
-from bigm.groups import Groups, gather
+from bigm.groups import gather
+from bigm.rpc import codec
 from bigm.rpc.calls import CallFuture, notify_cancelled
 from bigm.rpc.client import Client
+from bigm.rpc.codec import Home
 from bigm.rpc.identity import MACHINE, WORKER, Identity
 from bigm.rpc.stats import CallStats, MethodStats
 from bigm.rpc.tls import Credentials
@@ -55,11 +58,13 @@ class Link:
         credentials: of this process.
         connect: from a locator and seconds to a connected socket.
         timeouts: of this cluster.
+        home: whose the handles of machines become that calls bring back.
     """
 
     credentials: Credentials
     connect: Callable[[str, float], socket.socket] = tcp_connect
     timeouts: Timeouts = field(default_factory=Timeouts)
+    home: Optional[Home] = None
 
 
 class Calls:
@@ -204,6 +209,9 @@ class Calls:
 class Peer(Calls):
     """A machine, by address. Dials when first needed, and again when a connection is lost.
 
+    It can be an argument, a result or part of either: in whatever process of its cluster it arrives it is that
+    process's own handle of the machine, which dials with that process's certificate.
+
     Args:
         addr: "locator/machine": where to dial and whom to expect there.
         link: how to dial it.
@@ -228,6 +236,9 @@ class Peer(Calls):
 
     def __repr__(self) -> str:
         return f"<Peer {self.addr}: {len(self._clients)} workers, {self.in_flight} calls in flight>"
+
+    def __reduce__(self) -> tuple[Callable[[str, str], Peer], tuple[str, str]]:
+        return arrived, (self._link.credentials.identity.cluster, self.addr)
 
     @property
     def procs(self) -> int:
@@ -286,6 +297,7 @@ class Peer(Calls):
             dial_timeout=limits.dial if to_agent else None,
             stats=None if to_agent else self.stats,
             doubt=None if to_agent else self._doubt,
+            home=self._link.home,
         )
 
     def _add_workers(self, procs: int) -> tuple[Client, ...]:
@@ -368,47 +380,47 @@ class Peer(Calls):
         return self._link.timeouts
 
 
-class Peers(Groups):
-    """The cluster as a service on one of its machines sees it: the object given to `setup`.
+open_clusters: weakref.WeakValueDictionary[str, Home] = weakref.WeakValueDictionary()  # of this driver
+
+
+def arrived(cluster: str, addr: str) -> Peer:
+    """What a handle becomes where it is unpickled: the handle of whoever unpickles it.
 
     Args:
-        addr: this machine's own address.
-        proc: which of its workers this is, from 0.
-        procs: how many it has.
-        name: the cluster's name.
-        link: how to reach the others.
+        cluster: the id of the cluster it belongs to.
+        addr: the machine's address.
+    Raises:
+        ConfigError: that cluster is none of this process, or has ended.
     """
+    home = codec.reader.home
+    if home is None or home is open_clusters.get(home.cluster):  # a driver may have several
+        home = open_clusters.get(cluster)
+    if home is None or home.cluster != cluster:
+        raise ConfigError(
+            f"machine {addr} belongs to cluster {cluster}, which is not open here",
+            hint="only the driver and the machines of that cluster can call it",
+        )
+    peer: Peer = home.dial(addr)
+    return peer
 
-    def __init__(self, addr: str, *, proc: int, procs: int, name: str, link: Link) -> None:
-        self.addr = addr
-        self.machine = addr.rpartition("/")[2]
-        self.proc = proc
-        self.procs = procs
-        self.name = name
-        self._link = link
-        self._lock = threading.Lock()
-        self._peers: dict[str, Peer] = {}
 
-    def __repr__(self) -> str:
-        return f"<Peers of {self.addr}, worker {self.proc} of {self.procs}: {len(self._peers)} dialled>"
+def address(machine: Union[str, Peer], link: Link) -> str:
+    """The address of *machine*, which may be one already.
 
-    def dial(self, addr: str) -> Peer:
-        """The machine at *addr*, always the same object. Nothing is sent before the first call.
-
-        Args:
-            addr: another machine's `addr`, as the driver knows it.
-        """
-        with self._lock:
-            if addr not in self._peers:
-                self._peers[addr] = Peer(addr, self._link)
-            return self._peers[addr]
-
-    def close(self) -> None:
-        """Let go of all connections."""
-        with self._lock:
-            peers, self._peers = self._peers, {}
-        for peer in peers.values():
-            peer.close()
+    Raises:
+        ConfigError: it is neither an address nor a handle, or that of a machine of another cluster.
+    """
+    if isinstance(machine, str):
+        return machine
+    if not isinstance(machine, Peer):
+        raise ConfigError(f"cannot dial {machine!r:.200}", hint="give a machine, or its address")
+    here, there = link.credentials.identity.cluster, machine._link.credentials.identity.cluster
+    if here != there:
+        raise ConfigError(
+            f"cannot dial machine {machine.addr}: it belongs to cluster {there}, and this is {here}",
+            hint="clusters do not trust one another; call it by its own cluster's handle",
+        )
+    return machine.addr
 
 
 def _pressure(client: Client) -> float:
@@ -456,6 +468,9 @@ class _Handle:
 
     def __repr__(self) -> str:
         return f"<service {self._name} ({self._cls.__qualname__}) on {self._calls!r}>"
+
+    def __reduce__(self) -> tuple[type[_Handle], tuple[Calls, str, type]]:
+        return _Handle, (self._calls, self._name, self._cls)
 
     def __getattr__(self, method: str) -> _Method:
         function = getattr(self._cls, method, None)

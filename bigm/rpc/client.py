@@ -70,6 +70,7 @@ class Client:
         check: an extra test after the handshake; raises IdentityError.
         doubt: called with this client, quickly, by any thread, when a call was lost and somebody else can tell whether
             the other side is gone for good. Such calls wait for `close`, which gives them its error, or `resolve`.
+        home: whose results become.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Client:
         stats: Optional[CallStats] = None,
         check: Optional[Callable[[Tls], None]] = None,
         doubt: Optional[Callable[[Client], None]] = None,
+        home: Optional[codec.Home] = None,
     ) -> None:
         self.name = name
         self.stats = stats or CallStats()
@@ -96,6 +98,7 @@ class Client:
         self._limits = limits or Limits()
         self._check = check
         self._doubt = doubt
+        self._home = home
         self._io = io or shared()
         self._error: Optional[BaseException] = None
         self._reset()
@@ -532,7 +535,7 @@ class Client:
         seconds = time.monotonic() - call.started
         if isinstance(outcome, wire.Reply):
             self.stats.record(call.method, seconds, call.size, wire.size_of(outcome.segments), False)
-            return codec.loads(outcome.segments)
+            return codec.loads(outcome.segments, self._home)
         size = wire.size_of(outcome.segments) if isinstance(outcome, wire.Error) else 0
         self.stats.record(call.method, seconds, call.size, size, True)
         raise self._error_of(call, outcome)
@@ -542,7 +545,7 @@ class Client:
             return outcome
         assert isinstance(outcome, wire.Error)
         if outcome.code == wire.RAISED:
-            return codec.loads_error(outcome.segments)
+            return codec.loads_error(outcome.segments, self._home)
         text, hint = codec.read_refusal(outcome.segments)
         kind = _ERRORS.get(outcome.code)
         if kind is None:

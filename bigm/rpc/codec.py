@@ -16,9 +16,10 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from bigm.errors import BigmError, ServiceError, WireError
 from bigm.rpc.wire import MAX_SEGMENTS, Buffer, method_name
@@ -125,8 +126,36 @@ def dumps_reply(method: str, value: Any) -> list[Buffer]:
 _NONE = pickle.dumps(None, 5)
 
 
-def loads(segments: Sequence[Buffer]) -> Any:
-    """The value of segments; arrays lie in the segments' memory, nothing is copied."""
+class Home:
+    """Whose a value becomes that is rebuilt: a handle of a machine is one of the process that got it.
+
+    Args:
+        cluster: the cluster's id.
+        dial: makes a handle from an address.
+    """
+
+    def __init__(self, cluster: str, dial: Callable[[str], Any]) -> None:
+        self.cluster = cluster
+        self.dial = dial
+
+
+class Reader(threading.local):
+    """Whose values this thread rebuilds: in one process there may be a driver and several workers."""
+
+    home: Optional[Home] = None
+
+
+reader = Reader()
+
+
+def loads(segments: Sequence[Buffer], home: Optional[Home] = None) -> Any:
+    """The value of segments; arrays lie in the segments' memory, nothing is copied.
+
+    Args:
+        home: whose it becomes, as what this thread rebuilds later, until another one is given; None: as before.
+    """
+    if home is not None:
+        reader.home = home
     if len(segments) == 1:
         return pickle.loads(segments[0])
     return pickle.loads(segments[0], buffers=segments[1:])
@@ -165,7 +194,7 @@ def read_refusal(segments: Sequence[Buffer]) -> tuple[str, str]:
     return info.get("text", ""), info.get("hint", "")
 
 
-def loads_error(segments: Sequence[Buffer]) -> BaseException:
+def loads_error(segments: Sequence[Buffer], home: Optional[Home] = None) -> BaseException:
     """What to raise for a method's exception: the exception itself, else a ServiceError with its text.
 
     Either has the remote traceback as its `__cause__`.
@@ -175,7 +204,7 @@ def loads_error(segments: Sequence[Buffer]) -> BaseException:
     why = ""
     if len(segments) > 1:
         try:
-            error = pickle.loads(segments[1])
+            error = loads(segments[1:2], home)
         except Exception as e:  # noqa: BLE001  # a class that is not here, or that cannot be rebuilt
             why = f"it cannot be rebuilt here: {type_name(type(e))}: {text_of(e)}"
     if not isinstance(error, Exception):

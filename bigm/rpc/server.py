@@ -85,6 +85,7 @@ class Server:
         context: Optional[ssl.SSLContext] = None,
     ) -> None:
         self.name = name
+        self.home: Optional[codec.Home] = None  # whose the arguments of calls become
         self.stats = CallStats()
         self._credentials = credentials
         self._authorize = authorize
@@ -398,7 +399,7 @@ class Server:
         if current.deadline is not None and started >= current.deadline:
             return self._error(call.id, wire.EXPIRED, "its deadline had passed before its turn came")
         try:
-            args, kwargs = codec.loads(call.segments)
+            args, kwargs = codec.loads(call.segments, self.home)
         except BaseException as e:  # noqa: BLE001  # whatever a user's __setstate__ raises
             said = str(e) if isinstance(e, NotPicklable) else f"{codec.type_name(type(e))}: {e}"
             text = f"its arguments cannot be rebuilt on {self.name}: {said}"

@@ -21,6 +21,7 @@ import bigm
 from bigm.bootstrap.control import WorkerEnd
 from bigm.bootstrap.records import WorkerSpec
 from bigm.errors import ProgramError
+from bigm.rpc import codec
 from bigm.rpc.identity import Identity
 from bigm.rpc.tls import Credentials
 from bigm.worker import program
@@ -56,6 +57,7 @@ class _Process:
         self._spec = spec
         credentials = Credentials(Identity.parse(spec.identity), spec.ca, spec.cert, spec.key)
         self._worker = Worker(credentials, procs=spec.procs)
+        codec.Reader.home = self._worker.home  # in whatever thread: there is no other in this process
 
     def run(self) -> NoReturn:
         """Import the program and serve."""

@@ -6,14 +6,19 @@
 from __future__ import annotations
 
 import socket
-from typing import Callable, Optional
+import threading
+from typing import TYPE_CHECKING, Callable, Optional
 
 from bigm.errors import NotAllowed
+from bigm.rpc.codec import Home
 from bigm.rpc.identity import DRIVER, MACHINE, WORKER, Identity
 from bigm.rpc.server import Server
 from bigm.rpc.tls import Credentials
 from bigm.worker import functions
 from bigm.worker.supervisor import NAME, Supervisor
+
+if TYPE_CHECKING:
+    from bigm.peers import Peers
 
 
 class Worker:
@@ -35,11 +40,15 @@ class Worker:
         identity = credentials.identity
         self.name = identity.machine if procs == 1 else f"{identity.machine} worker {identity.proc}"
         self.server = Server(credentials, name=self.name, authorize=authorize)
-        self.supervisor = Supervisor(self.server, self.name, self._peers)
+        self.supervisor = Supervisor(self.server, self.name, self._see_cluster)
         self.server.register(NAME, self.supervisor)
+        self.home = Home(identity.cluster, lambda addr: self._peers().dial(addr))
+        self.server.home = self.home
         self._credentials = credentials
         self._procs = procs
         self._connect = connect
+        self._lock = threading.Lock()
+        self._made: Optional[Peers] = None
 
     def __repr__(self) -> str:
         return f"<Worker {self.name}: {self.server!r}>"
@@ -56,12 +65,24 @@ class Worker:
     def close(self, grace: float = 0.0) -> None:
         """Let running calls end for *grace* seconds, and close all connections."""
         self.server.close(grace)
+        if self._made is not None:
+            self._made.close()
 
-    def _peers(self, addr: str, name: str) -> object:
-        from bigm.peer import Link, Peers, tcp_connect  # only services with a `setup` pay for the client side
+    def _see_cluster(self, addr: str, name: str) -> object:
+        peers = self._peers()
+        peers.place(addr, name)
+        return peers
 
-        link = Link(self._credentials, self._connect or tcp_connect)
-        return Peers(addr, proc=self._credentials.identity.proc, procs=self._procs, name=name, link=link)
+    def _peers(self) -> Peers:
+        from bigm.peer import Link, tcp_connect  # only services that know other machines pay for the client side
+        from bigm.peers import Peers
+
+        with self._lock:
+            if self._made is None:
+                who = self._credentials.identity
+                link = Link(self._credentials, self._connect or tcp_connect, home=self.home)
+                self._made = Peers(who.machine, who.proc, self._procs, link)
+            return self._made
 
 
 def authorize(peer: Identity, service: str, method: str) -> None:
