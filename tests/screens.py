@@ -7,11 +7,17 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
 import time
 from collections.abc import Sequence
+
+
+def _heed_ctrl_c() -> None:
+    """As a shell does it. Tests that run in the background ignore Ctrl-C, and what they start inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Screen:
@@ -26,6 +32,7 @@ class Screen:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
+            preexec_fn=_heed_ctrl_c,
             env={**os.environ, "TERM": "xterm", **variables},
         )
         os.close(theirs)
