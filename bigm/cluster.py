@@ -20,19 +20,21 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from bigm import config
 from bigm.authority import Authority
 from bigm.bootstrap.records import Launch
+from bigm.clock import Clock
 from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, NotPicklable, SystemFault
 from bigm.groups import Groups, abroadcast, broadcast
-from bigm.leases import Clock, Leases
+from bigm.leases import Leases
 from bigm.lifecycle import Cause, Phase, State
 from bigm.machine import Board, Machine, Machines
 from bigm.peer import Link, Peer, address, open_clusters
+from bigm.pings import Pings
 from bigm.plan import Plan, make_plan
 from bigm.pool import Pool
 from bigm.program import is_driver, share_main
 from bigm.rpc.codec import Home
 from bigm.rpc.tls import Credentials
 from bigm.session import Session, can_start_threads, program, session, tell_errors_plainly
-from bigm.steward import Common, Pings, Steward
+from bigm.steward import Common, Steward
 from bigm.systems.base import ENDED, Instance, Spec, System, find_system
 from bigm.worker import program as on_machines
 
@@ -95,7 +97,7 @@ class Cluster(Groups):
         self._authority = Authority(lifetime=settings.timeouts.lifetime)
         self._board = Board()
         self._stewards: list[Steward] = []
-        self._dialled: dict[str, Pings] = {}
+        self._dialled: dict[str, Pings[Machine]] = {}
         self._launched = 0
         self._unsettled: set[str] = set()
         self._numbered = 0
@@ -261,7 +263,8 @@ class Cluster(Groups):
                 return steward.machine
         with self._board:
             if addr not in self._dialled:
-                self._dialled[addr] = Pings(Machine(addr, self._common.link, board=self._board), self._common.clock)
+                stranger = Machine(addr, self._common.link, board=self._board)
+                self._dialled[addr] = Pings(stranger, self._common.clock, lasting=True)
             return self._dialled[addr].machine
 
     def shutdown(self) -> list[Leftover]:
@@ -435,7 +438,7 @@ class Cluster(Groups):
             last.callback(self._see_what_is_left)
             last.callback(self._common.pool.close)
             for pings in self._dialled.values():
-                last.callback(pings.machine.close)
+                last.callback(pings.close, f"cluster {self.name} is shut down")
             for steward in self._stewards:
                 last.callback(steward.machine.close)
             last.callback(self._system.close)

@@ -10,12 +10,11 @@ Source: bigmachine machine.go, Machine.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import threading
 from collections.abc import Callable
 
 from bigm.bootstrap.records import Disk, Info, Memory, Sample
-from bigm.errors import BigmError, ConfigError, DeadlineExceeded, MachineStopped
+from bigm.errors import BigmError, ConfigError, DeadlineExceeded
 from bigm.leases import Lease
 from bigm.lifecycle import Cause, Phase, State
 from bigm.peer import Link, Peer
@@ -74,12 +73,9 @@ class Machine(Peer):
         self.owned = stop is not None
         self.hostname = ""
         self.maxprocs = procs
-        self.error: BigmError | None = None
-        self.cause: Cause | None = None
         self._board = board
         self._stop = stop
         self._procs = procs
-        self._phase = Phase.UNSTARTED
         self._lease: Lease | None = None
         self._left: BigmError | None = None
         if self.owned:
@@ -179,11 +175,6 @@ class Machine(Peer):
         self.maxprocs = maxprocs
         self._procs = procs
 
-    def _enter(self, phase: Phase, cause: Cause | None = None, error: BigmError | None = None) -> None:
-        if phase.state is State.STOPPED and self.state is not State.STOPPED:
-            self.cause, self.error = cause, error
-        self._phase = phase
-
     def _announce(self) -> None:
         """Wake whoever waits for a state."""
         with self._board:
@@ -197,33 +188,3 @@ class Machine(Peer):
             self._clients = workers
         self._release_waiting()
         return True
-
-    def _fail(self) -> None:
-        """Fail calls in flight and to come."""
-        with self._lock:
-            clients, self._clients = self._clients, ()
-        for client in clients:
-            client.close(self._stopped())
-        self._release_waiting()
-
-    def _release_waiting(self) -> None:
-        with self._lock:
-            gate = self._gate = self._gate or concurrent.futures.Future()
-        with contextlib.suppress(concurrent.futures.InvalidStateError):
-            gate.set_result(None)
-
-    # --- what its calls ask
-
-    def _refuse(self) -> tuple[Client, ...]:
-        if self.state is State.STOPPED:
-            raise self._stopped()
-        return super()._refuse()
-
-    def _stopped(self) -> MachineStopped:
-        """A new error for each call that fails: each gathers a traceback of its own."""
-        cause = self.cause or Cause.SHUTDOWN
-        if isinstance(self.error, MachineStopped):
-            return MachineStopped(self.error.message, cause=cause, hint=self.error.hint)
-        error = MachineStopped(f"machine {self.addr} stopped: {cause.sentence}", cause=cause)
-        error.__cause__ = self.error
-        return error

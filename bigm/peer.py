@@ -4,8 +4,8 @@ A machine has one or more workers, each with its own instances of the services. 
 sends every call to the idlest: fewest calls in flight from here, plus the load that the worker's last reply carried, so
 that several callers converge. Which workers there are is learnt from the machine's agent, at the first call.
 
-Nothing here owns a machine: no lease, no state, no end. `bigm.machine.Machine` adds these on the driver. This module
-travels: standard library alone.
+Nothing here owns a machine: no lease, no end; its state is what `bigm.pings` finds out. `bigm.machine.Machine` adds the
+former on the driver. This module travels: standard library alone.
 
 Source: bigmachine machine.go (Call, RetryCall) and bigmachine.go (Dial).
 """
@@ -23,10 +23,11 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional, TypeVar, Union
+from typing import Any, Optional, Protocol, TypeVar, Union
 
-from bigm.errors import BigmError, ConfigError, DeadlineExceeded, NoSuchMethod, Unreachable
+from bigm.errors import BigmError, ConfigError, DeadlineExceeded, MachineStopped, NoSuchMethod, Unreachable
 from bigm.groups import gather
+from bigm.lifecycle import Cause, Phase, State
 from bigm.rpc import codec
 from bigm.rpc.calls import CallFuture, notify_cancelled
 from bigm.rpc.client import Client
@@ -206,6 +207,16 @@ class Calls:
         raise NotImplementedError
 
 
+class Watcher(Protocol):
+    """Who looks after the state of a machine that is not owned. See `bigm.pings`."""
+
+    def wake(self) -> None:
+        """Somebody wants to know."""
+
+    def doubt(self, client: Client) -> None:
+        """Calls of *client* were lost: find out whether the machine has ended. Quick; any thread."""
+
+
 class Peer(Calls):
     """A machine, by address. Dials when first needed, and again when a connection is lost.
 
@@ -218,6 +229,8 @@ class Peer(Calls):
     """
 
     owned = False
+    _asleep = False  # it is to be pinged once it is called
+    _watcher: Optional[Watcher] = None
 
     def __init__(self, addr: str, link: Link) -> None:
         locator, slash, machine = addr.rpartition("/")
@@ -226,6 +239,9 @@ class Peer(Calls):
         self.addr = addr
         self.id = machine
         self.stats = CallStats()
+        self.error: Optional[BigmError] = None
+        self.cause: Optional[Cause] = None
+        self._phase = Phase.UNSTARTED
         self._link = link
         self._doubt: Optional[Callable[[Client], None]] = None
         self._locator = locator
@@ -239,6 +255,18 @@ class Peer(Calls):
 
     def __reduce__(self) -> tuple[Callable[[str, str], Peer], tuple[str, str]]:
         return arrived, (self._link.credentials.identity.cluster, self.addr)
+
+    @property
+    def state(self) -> State:
+        """RUNNING while its agent answers pings, STARTING before it first did, STOPPED for good once it has ended.
+
+        Nothing waits for this. Asking, and calling, have it pinged from then on; what is called no more and not asked
+        for is pinged no more. A machine that ends is noticed at once where its computer says so, else after the time
+        of a lease.
+        """
+        if self._watcher is not None:
+            self._watcher.wake()
+        return self._phase.state
 
     @property
     def procs(self) -> int:
@@ -311,6 +339,8 @@ class Peer(Calls):
         return self.id if procs == 1 else f"{self.id} worker {proc}"
 
     def _route(self, timeout: Optional[float], proc: Optional[int] = None) -> tuple[Client, Optional[float]]:
+        if self._asleep and self._watcher is not None:
+            self._watcher.wake()
         clients = self._clients
         if not clients:
             timeout = self._await_open(timeout)
@@ -322,6 +352,8 @@ class Peer(Calls):
         return clients[proc], timeout
 
     def _route_all(self, timeout: Optional[float]) -> tuple[tuple[Client, ...], Optional[float]]:
+        if self._asleep and self._watcher is not None:
+            self._watcher.wake()
         if not self._clients:
             timeout = self._await_open(timeout)
         return self._clients or self._refuse(), timeout
@@ -339,6 +371,8 @@ class Peer(Calls):
         return None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
 
     def _refuse(self) -> tuple[Client, ...]:
+        if self._phase.state is State.STOPPED:
+            raise self._stopped()
         raise Unreachable(f"machine {self.addr} has no workers yet")
 
     def _opened(self) -> concurrent.futures.Future[None]:
@@ -375,6 +409,44 @@ class Peer(Calls):
 
     def _where(self) -> str:
         return self.id
+
+    # --- what is known of its life
+
+    def _watched_by(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._doubt = watcher.doubt
+        self._asleep = True
+
+    def _enter(self, phase: Phase, cause: Optional[Cause] = None, error: Optional[BigmError] = None) -> None:
+        if phase.state is State.STOPPED and self._phase.state is not State.STOPPED:
+            self.cause, self.error = cause, error
+        self._phase = phase
+
+    def _announce(self) -> None:
+        """Wake whoever waits for a state."""
+
+    def _fail(self) -> None:
+        """Fail calls in flight and to come."""
+        with self._lock:
+            clients, self._clients = self._clients, ()
+        for client in clients:
+            client.close(self._stopped())
+        self._release_waiting()
+
+    def _release_waiting(self) -> None:
+        with self._lock:
+            gate = self._gate = self._gate or concurrent.futures.Future()
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            gate.set_result(None)
+
+    def _stopped(self) -> MachineStopped:
+        """A new error for each call that fails: each gathers a traceback of its own."""
+        cause = self.cause or Cause.SHUTDOWN
+        if isinstance(self.error, MachineStopped):
+            return MachineStopped(self.error.message, cause=self.error.cause, hint=self.error.hint)
+        error = MachineStopped(f"machine {self.addr} stopped: {cause.sentence}", cause=cause)
+        error.__cause__ = self.error
+        return error
 
     def _timeouts(self) -> Timeouts:
         return self._link.timeouts

@@ -8,11 +8,14 @@ Source: bigmachine bigmachine.go (B on a machine: Dial).
 from __future__ import annotations
 
 import threading
-from typing import NoReturn, Union
+from collections.abc import Callable
+from typing import NoReturn, Optional, Union
 
+from bigm.clock import Clock
 from bigm.errors import NotPicklable
 from bigm.groups import Groups
 from bigm.peer import Link, Peer, address
+from bigm.pings import Pings
 
 
 class Peers(Groups):
@@ -35,6 +38,7 @@ class Peers(Groups):
         self.addr = ""
         self.name = ""
         self._link = link
+        self._timer = _LateClock(f"bigm-peers {machine}")
         self._lock = threading.Lock()
         self._peers: dict[str, Peer] = {}
 
@@ -60,12 +64,41 @@ class Peers(Groups):
         addr = address(machine, self._link)
         with self._lock:
             if addr not in self._peers:
-                self._peers[addr] = Peer(addr, self._link)
+                peer = self._peers[addr] = Peer(addr, self._link)
+                Pings(peer, self._timer, lasting=False)
             return self._peers[addr]
 
     def close(self) -> None:
         """Let go of all connections."""
         with self._lock:
             peers, self._peers = self._peers, {}
+        self._timer.close()
         for peer in peers.values():
             peer.close()
+
+
+class _LateClock:
+    """A clock whose thread is started when first needed: most services call no other machine."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._clock: Optional[Clock] = None
+        self._closed = False
+
+    def after(self, delay: float, function: Callable[[], None]) -> None:
+        """As that of the clock, but for a closed one's, which is none."""
+        with self._lock:
+            if self._closed:
+                return
+            if self._clock is None:
+                self._clock = Clock(self._name)
+            self._clock.after(delay, function)
+
+    def close(self) -> None:
+        """Call nothing any more."""
+        with self._lock:
+            self._closed = True
+            clock = self._clock
+        if clock is not None:
+            clock.close()

@@ -15,12 +15,13 @@ import functools
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bigm.authority import Authority
 from bigm.bootstrap.enrol import open_agent
 from bigm.bootstrap.records import EXITED, SERVING, Info, Report, WorkerSpec, WorkerStatus
+from bigm.clock import Clock
 from bigm.errors import (
     BigmError,
     BootError,
@@ -32,7 +33,7 @@ from bigm.errors import (
     Unreachable,
     WireError,
 )
-from bigm.leases import Clock, Lease, Leases
+from bigm.leases import Lease, Leases
 from bigm.lifecycle import Action, Cause, Event, Phase, State, step
 from bigm.machine import Machine
 from bigm.peer import Link
@@ -341,6 +342,7 @@ class Steward:
                     cwd=plan.cwd,
                     procs=machine.procs,
                     heartbeat=common.timeouts.heartbeat,
+                    timeouts=asdict(common.timeouts),
                 )
             )
         common.clock.after(common.timeouts.workers, self._workers_late)
@@ -568,43 +570,3 @@ class _Countdown:
             last = self._count == 0
         if last:
             self._done()
-
-
-class Pings:
-    """Tells the state of a machine that is not owned: RUNNING while its agent answers, STOPPED when it long has not.
-
-    Args:
-        machine: the machine.
-        clock: calls what is due.
-    """
-
-    def __init__(self, machine: Machine, clock: Clock) -> None:
-        self.machine = machine
-        self._clock = clock
-        self._limits = machine._link.timeouts
-        self._heard = time.monotonic()
-        machine._enter(Phase.ENROLLING)
-        self._ask()
-
-    def __repr__(self) -> str:
-        return f"<Pings to {self.machine!r}>"
-
-    def _ask(self) -> None:
-        self.machine._agent.submit_internal("Agent.ping", (), timeout=self._limits.ping, done=self._answered)
-
-    def _answered(self, reply: CallFuture) -> None:
-        machine = self.machine
-        if machine.state is State.STOPPED:
-            return
-        if reply.exception() is None:
-            self._heard = time.monotonic()
-            if machine.state is not State.RUNNING:
-                machine._enter(Phase.SERVING)
-                machine._announce()
-        elif time.monotonic() - self._heard > self._limits.lease:
-            text = f"machine {machine.addr} stopped: {Cause.AGENT_LOST.sentence}: {reply.exception()}"
-            machine._enter(Phase.ENDED, Cause.AGENT_LOST, MachineStopped(text, cause=Cause.AGENT_LOST))
-            machine._announce()
-            machine._fail()
-            return
-        self._clock.after(self._limits.renewal, self._ask)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from bigm import leases
 from bigm.bootstrap.records import Lease as Granted
+from bigm.clock import Clock
 from bigm.errors import Unreachable
-from bigm.leases import Clock, Lease, Leases
+from bigm.leases import Lease, Leases
 from bigm.timeouts import Timeouts
 from waiting import eventually
 
@@ -41,18 +41,6 @@ def clock():
 
 def lease_of(agent: Agent, seconds: float, **hooks: Callable[..., None]) -> Lease:
     return Lease(agent, seconds, **{"lost": lambda: None, "unhealthy": lambda text: None, **hooks})  # type: ignore[arg-type]
-
-
-def test_a_clock_calls_in_the_order_of_time_and_not_after_close(clock: Clock) -> None:
-    called: list[str] = []
-    done = threading.Event()
-    clock.after(60.0, lambda: called.append("late"))
-    clock.after(0.02, lambda: called.append("second"))
-    clock.after(0.0, lambda: called.append("first"))
-    clock.after(0.05, done.set)
-    assert done.wait(10.0)
-    clock.close()
-    assert called == ["first", "second"]
 
 
 def test_a_lease_is_renewed_several_times_before_it_ends(clock: Clock) -> None:
@@ -99,14 +87,6 @@ def test_an_answer_that_comes_late_does_not_undo_a_later_one(clock: Clock) -> No
     assert lease.renewed == now
 
 
-def test_a_function_that_raises_does_not_stop_the_clock(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    done = threading.Event()
-    clock.after(0.0, lambda: int("x"))
-    clock.after(0.01, done.set)
-    assert done.wait(10.0)
-    assert "invalid literal" in caplog.text
-
-
 def test_a_driver_that_comes_late_has_not_lost_a_lease_that_still_answers(clock: Clock) -> None:
     agent, lost = Agent(), threading.Event()
     lease = lease_of(agent, 0.2, lost=lost.set)
@@ -124,19 +104,3 @@ def test_short_memory_is_said_once_each_time_it_begins(clock: Clock) -> None:
         agent.answer = Granted(1.0, healthy, "" if healthy else "memory is short")
         lease.answered(time.monotonic(), agent)  # type: ignore[arg-type]
     assert said == ["memory is short"] * 2
-
-
-def test_a_sleep_of_this_computer_is_told_from_a_lost_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept = 0.0
-    monkeypatch.setattr(leases, "_boottime_gap", lambda: slept)
-    clock = Clock("bigm-test-clock")
-    try:
-        passed = threading.Event()
-        clock.after(0.0, passed.set)
-        assert passed.wait(10.0)
-        assert clock.slept(60.0) == 0.0
-        slept = 360.0
-        clock.after(0.0, lambda: None)
-        eventually(lambda: clock.slept(60.0) == 360.0)
-    finally:
-        clock.close()

@@ -142,6 +142,7 @@ class Agent:
         self._changed = threading.Condition()
         self._version = 1
         self._statuses: dict[int, WorkerStatus] = {}
+        self._deaths = 0
         self._flowing: set[int] = set()  # workers whose output is not at its end
         self._state, self._cause, self._text = SERVING, "", ""
         self._linger = 0.0  # seconds to stay once drained
@@ -186,6 +187,7 @@ class Agent:
 
     def info(self) -> Info:
         """What this machine is."""
+        cause, text = self._fate()
         return Info(
             identity=self._identity.uri,
             version=bigm.__version__,
@@ -199,6 +201,9 @@ class Agent:
             folder=self._folder,
             mark=self._mark,
             procs=len(self._statuses),
+            cause=cause,
+            text=text,
+            deaths=self._deaths,
         )
 
     def ping(self) -> float:
@@ -397,6 +402,7 @@ class Agent:
         """A worker has started, serves, or is gone."""
         with self._changed:
             self._statuses[status.proc] = status
+            self._deaths += status.state == EXITED
             self._news()
         self._wake()
 
@@ -443,6 +449,14 @@ class Agent:
         held = ", ".join(f"worker {proc}" for proc in sorted(self._flowing))
         self.say(f"the output of {held} is still held open by a process that would not end; it is read no further")
         return True
+
+    def _fate(self) -> tuple[str, str]:
+        """Why this machine is ending, or will, as a word and in words: what began it counts."""
+        with self._changed:
+            for status in self._sorted_statuses():
+                if status.state == EXITED and status.cause != Cause.SHUTDOWN:
+                    return status.cause, status.text
+            return self._cause, self._text
 
     def _all_exited(self) -> bool:
         return all(status.state == EXITED for status in self._statuses.values())

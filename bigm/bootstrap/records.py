@@ -74,7 +74,7 @@ class Launch(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a machine is. Constant once its workers are started.
+    """What a machine is: constant once its workers are started, but for the last three.
 
     Args:
         identity: the agent's name in its certificate.
@@ -89,6 +89,9 @@ class Info(NamedTuple):
         folder: where the machine keeps its state.
         mark: value of BIGM_MACHINE in the environment of everything this machine started.
         procs: workers it was told to start; 0 before.
+        cause: why it is ending, or will for a worker that died, as a word; "" when it is not.
+        text: the same in words.
+        deaths: workers that died so far.
     """
 
     identity: str
@@ -103,6 +106,9 @@ class Info(NamedTuple):
     folder: str
     mark: str
     procs: int = 0
+    cause: str = ""
+    text: str = ""
+    deaths: int = 0
 
 
 class Main(NamedTuple):
@@ -138,6 +144,7 @@ class WorkerSpec(NamedTuple):
         cwd: working folder; "" takes the machine's own.
         heartbeat: seconds between two beats of the agent on the control channel.
         heartbeat_lost: seconds without a beat after which the worker ends itself.
+        timeouts: `bigm.timeouts`, by which it calls other machines; what is missing is as by default.
     """
 
     proc: int
@@ -155,6 +162,7 @@ class WorkerSpec(NamedTuple):
     procs: int = 1
     heartbeat: float = 5.0
     heartbeat_lost: float = 60.0
+    timeouts: Mapping[str, float] = {}
 
     def __repr__(self) -> str:
         return f"<WorkerSpec {self.identity}>"

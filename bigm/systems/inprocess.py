@@ -299,7 +299,7 @@ class _Threads(Workers):
         statuses = []
         for spec in specs:
             credentials = Credentials(Identity.parse(spec.identity), spec.ca, spec.cert, spec.key)
-            worker = Worker(credentials, procs=spec.procs)
+            worker = Worker(credentials, procs=spec.procs, timeouts=spec.timeouts)
             worker.imported()  # the driver has imported the program
             self._workers[spec.proc] = worker
             statuses.append(WorkerStatus(spec.proc, 0, SERVING))

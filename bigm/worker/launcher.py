@@ -56,7 +56,7 @@ class _Process:
         self._channel = channel
         self._spec = spec
         credentials = Credentials(Identity.parse(spec.identity), spec.ca, spec.cert, spec.key)
-        self._worker = Worker(credentials, procs=spec.procs)
+        self._worker = Worker(credentials, procs=spec.procs, timeouts=spec.timeouts)
         codec.Reader.home = self._worker.home  # in whatever thread: there is no other in this process
 
     def run(self) -> NoReturn:

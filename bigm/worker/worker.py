@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Callable, Optional
 
 from bigm.errors import NotAllowed
@@ -27,6 +28,7 @@ class Worker:
     Args:
         credentials: what it proves itself with; its identity is that of a worker.
         procs: how many workers the machine has.
+        timeouts: by which services call other machines; what is missing is as by default.
         connect: how services reach other machines: from a locator and seconds to a connected socket; None: by TCP.
     """
 
@@ -35,6 +37,7 @@ class Worker:
         credentials: Credentials,
         *,
         procs: int = 1,
+        timeouts: Optional[Mapping[str, float]] = None,
         connect: Optional[Callable[[str, float], socket.socket]] = None,
     ) -> None:
         identity = credentials.identity
@@ -46,6 +49,7 @@ class Worker:
         self.server.home = self.home
         self._credentials = credentials
         self._procs = procs
+        self._timeouts = dict(timeouts or {})
         self._connect = connect
         self._lock = threading.Lock()
         self._made: Optional[Peers] = None
@@ -76,11 +80,12 @@ class Worker:
     def _peers(self) -> Peers:
         from bigm.peer import Link, tcp_connect  # only services that know other machines pay for the client side
         from bigm.peers import Peers
+        from bigm.timeouts import Timeouts
 
         with self._lock:
             if self._made is None:
                 who = self._credentials.identity
-                link = Link(self._credentials, self._connect or tcp_connect, home=self.home)
+                link = Link(self._credentials, self._connect or tcp_connect, Timeouts(**self._timeouts), self.home)
                 self._made = Peers(who.machine, who.proc, self._procs, link)
             return self._made
 
