@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+import time
 from collections.abc import Callable
 
 from bigm.bootstrap.records import Disk, Info, Memory, Sample
@@ -78,6 +79,8 @@ class Machine(Peer):
         self._procs = procs
         self._lease: Lease | None = None
         self._left: BigmError | None = None
+        self._notice: float | None = None  # when it will be taken away, monotonic
+        self._preempt_callbacks: list[Callable[[Machine, float], object]] = []
         if self.owned:
             self._gate = concurrent.futures.Future()
 
@@ -156,6 +159,22 @@ class Machine(Peer):
         """
         self._end(Cause.CANCELLED)
 
+    def on_preempt(self, callback: Callable[[Machine, float], object]) -> None:
+        """Have *callback* called when the system announces that it will take the machine away.
+
+        It is called once, in a thread of bigm's, at once where the announcement has come already. Services there are
+        told too: by `preempted(seconds)`, where they have it.
+
+        Args:
+            callback: takes the machine and the seconds until then. What it raises is shown, and holds up nothing.
+        """
+        with self._lock:
+            notice = self._notice
+            if notice is None:
+                self._preempt_callbacks.append(callback)
+                return
+        callback(self, max(0.0, notice - time.monotonic()))
+
     def _end(self, cause: Cause) -> None:
         if self._stop is None:
             raise ConfigError(f"machine {self.addr} is not owned here", hint="whoever started it can shut it down")
@@ -168,6 +187,19 @@ class Machine(Peer):
         return sample
 
     # --- what its steward tells it
+
+    def _preempted(self, seconds: float) -> list[Exception]:
+        """Call whoever wants to know; what they raised."""
+        with self._lock:
+            self._notice = time.monotonic() + seconds
+            callbacks, self._preempt_callbacks = self._preempt_callbacks, []
+        errors: list[Exception] = []
+        for callback in callbacks:
+            try:
+                callback(self, seconds)
+            except Exception as error:  # noqa: BLE001 - the user's own
+                errors.append(error)
+        return errors
 
     def _enrolled(self, info: Info, agent: Client, procs: int, maxprocs: int) -> None:
         self._agent = agent

@@ -129,6 +129,7 @@ class Steward:
         self._info: Info | None = None
         self._supervisors: tuple[Client, ...] = ()
         self._look_again = _LOOK_FIRST
+        self._notice: float | None = None  # when it will be taken away, monotonic
         link = replace(common.link, connect=lambda _, timeout: common.system.connect(instance, timeout))
         self.machine = Machine(f"{instance.locator}/{machine}", link, board=board, stop=self.stop, doubt=self._doubt)
 
@@ -399,6 +400,8 @@ class Steward:
         """Let calls go out, on the connections by which the services were registered."""
         if self.machine._open(self._supervisors):
             self._supervisors = ()
+        if self._notice is not None:
+            self._warn_services()
 
     def _succeeded(self, reply: CallFuture, cause: Cause, what: str) -> bool:
         """Look at the answer of a step; on the I/O thread. A failure ends the machine."""
@@ -424,6 +427,9 @@ class Steward:
         """The agent's news; on the I/O thread."""
         self._look_again = _LOOK_FIRST
         phase = self.machine._phase
+        if report.notice is not None and self._notice is None and phase < Phase.ENDING:
+            self._notice = time.monotonic() + report.notice
+            self._in_pool(self._preempted, Cause.GONE)
         gone = next((status for status in report.workers if status.state == EXITED), None)
         if report.cause and phase < Phase.ENDING:
             cause = Cause(report.cause)
@@ -432,6 +438,30 @@ class Steward:
             self._soon(Event.DIED, Cause(gone.cause), self._worker_died(gone))
         elif phase is Phase.SPAWNING and [status.state for status in report.workers] == [SERVING] * self.machine.procs:
             self._soon(Event.SPAWNED)
+
+    def _preempted(self) -> None:
+        """The system will take the machine away: say it, to the driver's user, to the program, and to the services."""
+        machine, seconds = self.machine, self._notice_left()
+        self._common.run.event("preempted", machine=self.label, seconds=seconds)
+        warn = self._common.output.terminal.warn
+        warn(f"{self.label}: the system will take it away in {seconds:.0f} s")
+        if machine._phase is Phase.SERVING:
+            self._warn_services()
+        for error in machine._preempted(seconds):
+            warn(f"{self.label}: on_preempt failed: {type(error).__name__}: {error}")
+
+    def _warn_services(self) -> None:
+        def warned(reply: CallFuture) -> None:
+            with contextlib.suppress(BigmError):  # it is gone already
+                for text in reply.result():
+                    self._common.output.terminal.warn(text)
+
+        seconds = self._notice_left()
+        for client in self.machine._clients:
+            client.submit_internal("Supervisor.preempted", (seconds,), done=warned)
+
+    def _notice_left(self) -> float:
+        return 0.0 if self._notice is None else max(0.0, self._notice - time.monotonic())
 
     def _lost_sight(self) -> None:
         """The watch broke; in the pool. Ask the system, else look again, ever more rarely: the lease sets the limit."""
@@ -446,7 +476,8 @@ class Steward:
 
     def _gone(self, reason: str) -> None:
         lease = self.machine._lease
-        cause = self._lease_cause() if lease is not None and lease.overdue else Cause.AGENT_LOST
+        expected = Cause.AGENT_LOST if self._notice is None else Cause.GONE
+        cause = self._lease_cause() if lease is not None and lease.overdue else expected
         self.push(Event.DIED, cause, self._stopped(cause, reason))
 
     def _lose_lease(self) -> None:

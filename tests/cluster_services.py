@@ -104,6 +104,9 @@ class SetUp:
     def ask(self, addr: str, method: str, *args: Any) -> Any:
         return self.cluster.dial(addr).call(method, *args)
 
+    def ask_idempotent(self, addr: str, method: str, *args: Any) -> Any:
+        return self.cluster.dial(addr).options(idempotent=True).call(method, *args)
+
     def ask_all(self, addr: str, count: int) -> set[int]:
         """Calls to the same machine at once; which processes answered."""
         peer = self.cluster.dial(addr)

@@ -149,6 +149,7 @@ class Agent:
         self._drain_until = 0.0
         self._linger_until = 0.0
         self._drained = False
+        self._taken: Optional[float] = None  # when the machine will be taken away
         self._finished = False
         self._ring = Ring(folder, disk_limit=launch.log_ring)
         self._parts = Parts(os.path.join(folder, "parts"))
@@ -348,6 +349,13 @@ class Agent:
         self._workers.end(grace)
         self._wake()
 
+    def preempt(self, notice: float) -> None:
+        """The machine will be taken away in *notice* seconds: tell the driver."""
+        with self._changed:
+            self._taken = self._clock() + notice
+            self._news()
+        self.say(f"this machine will be taken away in {notice:g} s")
+
     def tick(self) -> float:
         """Do what time calls for; returns the clock's time at which to call again at the latest."""
         now = self._clock()
@@ -439,6 +447,7 @@ class Agent:
                 dropped_bytes=found.dropped,
                 end_offset=found.end,
                 drained=drained,
+                notice=None if self._taken is None else max(0.0, self._taken - self._clock()),
             )
 
     def _is_drained(self, now: float) -> bool:

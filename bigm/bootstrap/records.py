@@ -208,6 +208,7 @@ class Report(NamedTuple):
         dropped_bytes: bytes between the asked offset and the first record that the ring no longer had.
         end_offset: offset behind the last byte logged so far; final once `drained`.
         drained: all workers have ended and their output is read to its end.
+        notice: seconds until the machine will be taken away, where that was announced.
     """
 
     version: int
@@ -220,6 +221,7 @@ class Report(NamedTuple):
     dropped_bytes: int
     end_offset: int
     drained: bool
+    notice: Optional[float] = None
 
 
 class Lease(NamedTuple):

@@ -187,6 +187,15 @@ class Server:
         if not self._started:
             self._poller.close()
 
+    def abort(self) -> None:
+        """End all connections at once, as a power failure does: no goodbye, no answers."""
+        with self._lock:
+            peers = list(self._peers.values())
+        for peer in peers:
+            peer.goodbye = True
+            peer.connection.shutdown()
+        self.close()
+
     # Threads.
 
     def _start(self) -> None:

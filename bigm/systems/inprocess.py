@@ -9,8 +9,8 @@ What needs a process of its own (`env`, `args`, an `os._exit` in a service) does
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import functools
+import signal
 import socket
 import threading
 import time
@@ -19,107 +19,43 @@ from collections.abc import Callable, Iterable, Sequence
 from bigm.bootstrap.agent import Agent, Workers
 from bigm.bootstrap.loop import Loop
 from bigm.bootstrap.port import Port, listen
+from bigm.bootstrap.processes import explain
 from bigm.bootstrap.records import EXITED, SERVING, Launch, WorkerSample, WorkerSpec, WorkerStatus
 from bigm.errors import BootError, ConfigError, SystemFault
 from bigm.lifecycle import Cause
+from bigm.manualclock import ManualClock
 from bigm.peer import tcp_connect
-from bigm.rpc.identity import Identity
+from bigm.rpc.identity import DRIVER, Identity
 from bigm.rpc.tls import Credentials
 from bigm.systems.base import ENDED, RUNNING, Capabilities, Instance, Launched, Spec, System
 from bigm.worker.worker import Worker
 
+Dial = Callable[[str, str, float], socket.socket]  # from who connects, a locator and seconds
+
 _HELLO_DEADLINE = 10.0  # seconds a client has to send its ClientHello
 _END_TIMEOUT = 5.0  # seconds for the loop to stop
-_SETTLE = 5.0  # seconds, real ones, that a turned clock stands still for an answer
 
 
-class ManualClock:
-    """A clock that stands still until it is turned. Hand it to `InProcess`.
+class Network:
+    """How connections between the driver and its machines come about: plainly. `bigm.testing.Faults` has some fail."""
 
-    Leases and lifetimes count by it, at both ends: those of the machines, and the driver's renewals of them. However
-    far it is turned, it stops at each moment at which something is due, and goes on when that is done: renewals have
-    been answered, and machines have noticed what became of their leases. So an hour takes no longer than the calls that
-    are made in it. What else takes time (calls and their timeouts, dialling, ending) takes real time.
-    """
+    def opened(self, system: InProcess) -> None:
+        """*system* uses this network from now on."""
 
-    def __init__(self) -> None:
-        self._now = 0.0
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
-        self._listeners: list[Callable[[], None]] = []
-        self._changed = threading.Condition()
-        self._held: set[object] = set()
-        self._turning = threading.Lock()
-
-    def __repr__(self) -> str:
-        return f"<ManualClock at {self._now:g} s, {len(self._due)} functions due>"
-
-    def __call__(self) -> float:
-        return self._now
-
-    def turn(self, seconds: float) -> None:
-        """Let *seconds* pass; on return every machine, and the driver, has noticed what was due.
+    def connect(self, source: str, target: str, locator: str, timeout: float) -> socket.socket:
+        """Connect within *timeout* seconds.
 
         Args:
-            seconds: 0 or more.
+            source: who connects: "driver", or a machine's id.
+            target: the machine's id.
+            locator: where it is.
         Raises:
-            ConfigError: they are less than nothing, or no number.
+            OSError: as `System.connect`.
         """
-        if not 0 <= seconds < float("inf"):
-            raise ConfigError(f"a clock cannot be turned by {seconds!r} s", hint="time only goes on")
-        with self._turning:
-            end = self._now + seconds
-            while not self._step(end):
-                pass
+        return tcp_connect(locator, timeout)
 
-    def after(self, delay: float, function: Callable[[], None]) -> None:
-        """Call *function* when the clock has been turned by *delay* seconds, in the thread that turns it."""
-        with self._changed:
-            heapq.heappush(self._due, (self._now + delay, next(self._order), function))
-
-    def hold(self) -> object:
-        """Stop the clock until the token returned is released."""
-        token = object()
-        with self._changed:
-            self._held.add(token)
-        return token
-
-    def release(self, token: object) -> None:
-        """Let the clock go on, as far as *token* is concerned."""
-        with self._changed:
-            self._held.discard(token)
-            self._changed.notify_all()
-
-    def notify(self, listener: Callable[[], None]) -> None:
-        """Have *listener* called at each stop."""
-        with self._changed:
-            self._listeners.append(listener)
-
-    def forget(self, listener: Callable[[], None]) -> None:
-        """Call *listener* no more."""
-        with self._changed:
-            self._listeners.remove(listener)
-
-    def _step(self, end: float) -> bool:
-        """Go to the next moment at which something is due, at most to *end*, and do it; whether that is the end."""
-        with self._changed:
-            self._now = max(self._now, min(end, self._due[0][0] if self._due else end))
-            due = []
-            while self._due and self._due[0][0] <= self._now:
-                due.append(heapq.heappop(self._due)[2])
-            listeners = list(self._listeners)
-        for function in due:
-            function()
-        self._settle()
-        for listener in listeners:
-            listener()
-        self._settle()
-        return not due and self._now >= end
-
-    def _settle(self) -> None:
-        with self._changed:
-            if not self._changed.wait_for(lambda: not self._held, _SETTLE):
-                self._held.clear()  # lost on its way: what waits for it will be told by its own timeout
+    def close(self) -> None:
+        """The system is closed."""
 
 
 class InProcess(System):
@@ -127,15 +63,17 @@ class InProcess(System):
 
     Args:
         clock: what leases and lifetimes count by: `time.monotonic`, or a `ManualClock`, which serves one system.
+        network: how connections come about; serves one system.
     """
 
     name = "inprocess"
     capabilities = Capabilities(ends="agent", local=True, processes=False)
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, network: Network | None = None) -> None:
         self._clock = clock
         self._turned = clock if isinstance(clock, ManualClock) else None
         self.timer = self._turned
+        self._network = network or Network()
         self._cluster = ""
         self._lock = threading.Lock()
         self._machines: dict[str, _Machine] = {}
@@ -147,6 +85,7 @@ class InProcess(System):
 
     def open(self, cluster: str) -> None:
         self._cluster = cluster
+        self._network.opened(self)
         if self._loop is None:
             self._loop = Loop()
             self._thread = threading.Thread(target=self._loop.run, name=f"bigm-inprocess-{cluster}", daemon=True)
@@ -164,12 +103,13 @@ class InProcess(System):
         failures: list[SystemFault] = []
         for index in range(n):
             try:
-                machine = _Machine(f"{launch_id}-{index}", launch_id, boot, self._loop, self._clock)
+                machine = _Machine(f"{launch_id}-{index}", launch_id, boot, self._loop, self._clock, self._dial)
             except OSError as error:
                 failures.append(BootError(f"cannot open a port on this computer: {error}", code=str(error.errno)))
                 continue
             machines.append(machine)
             with self._lock:
+                machine.name = f"m{len(self._machines)}"  # what a cluster will call it, until it has
                 self._machines[machine.id] = machine
         return Launched(tuple(machine.instance(self._cluster) for machine in machines), tuple(failures))
 
@@ -177,7 +117,7 @@ class InProcess(System):
         return [machine.instance(self._cluster) for machine in self._all() if ids is None or machine.id in ids]
 
     def connect(self, instance: Instance, timeout: float) -> socket.socket:
-        return tcp_connect(instance.locator, timeout)
+        return self._dial(DRIVER, instance.locator, timeout)
 
     def terminate(self, ids: Iterable[str]) -> dict[str, SystemFault | None]:
         wanted = list(ids)
@@ -186,11 +126,50 @@ class InProcess(System):
                 machine.end("terminated")
         return dict.fromkeys(wanted)
 
+    @property
+    def living(self) -> list[str]:
+        """The ids of the machines that have not ended, in the order of their launch."""
+        return [machine.name for machine in self._all() if not machine.ended]
+
+    def locator(self, machine: str) -> str:
+        """Where the machine of that id listens, or listened.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        return self._find(machine).locator
+
     def kill(self, id: str) -> None:
-        """Let an instance vanish as if its power had failed: no farewell, no teardown, its calls cut off."""
-        for machine in self._all():
-            if machine.id == id:
-                machine.end("killed")
+        """Let a machine vanish as if its power had failed: no farewell, no teardown, its calls cut off.
+
+        Args:
+            id: the instance's, or its machine's.
+        Raises:
+            ConfigError: there is none.
+        """
+        self._find(id).kill("killed")
+
+    def run_out_of_memory(self, id: str, proc: int = 0) -> None:
+        """Let a worker end as the kernel ends one for want of memory, which stops its machine.
+
+        Args:
+            id: as for `kill`.
+            proc: which worker, from 0.
+        Raises:
+            ConfigError: there is no such machine or worker.
+        """
+        self._find(id).lose_worker(proc, signal=signal.SIGKILL, oom=True)
+
+    def preempt(self, id: str, notice: float) -> None:
+        """Announce that an instance will be taken away, and take it away then.
+
+        Args:
+            id: as for `kill`.
+            notice: seconds until then, by the system's clock.
+        Raises:
+            ConfigError: there is none.
+        """
+        self._find(id).preempt(notice)
 
     def close(self) -> None:
         self.terminate([machine.id for machine in self._all()])
@@ -203,6 +182,17 @@ class InProcess(System):
             self._thread.join(_END_TIMEOUT)
             self._loop.close()
             self._loop = self._thread = None
+        self._network.close()
+
+    def _dial(self, source: str, locator: str, timeout: float) -> socket.socket:
+        target = next((machine.name for machine in self._all() if machine.locator == locator), "")
+        return self._network.connect(source, target, locator, timeout)
+
+    def _find(self, id: str) -> _Machine:
+        for machine in self._all():
+            if id in (machine.id, machine.name):
+                return machine
+        raise ConfigError(f"there is no machine {id!r}", hint=f"there are {', '.join(self.living) or 'none'}")
 
     def _tick(self) -> None:
         if self._loop is not None:
@@ -220,28 +210,35 @@ class InProcess(System):
 class _Machine:
     """One agent with its port, on the loop of all."""
 
-    def __init__(self, id: str, launch: str, boot: Launch, loop: Loop, clock: Callable[[], float]) -> None:
+    def __init__(self, id: str, launch: str, boot: Launch, loop: Loop, clock: Callable[[], float], dial: Dial) -> None:
         self.id = id
+        self.name = id
         self.launch = launch
         self._loop = loop
         self._clock = clock
         self._reason = ""
         self._armed = 0.0  # when the next tick is due, by the clock
-        self._ended = threading.Event()
+        self._ended = threading.Event()  # it counts as gone
+        self._gone = threading.Event()  # nothing of it is left
         self._lock = threading.Lock()
         listener = listen(boot.host, boot.port)
-        self._locator = "{}:{}".format(*listener.getsockname()[:2])
-        self._workers = _Threads()
+        self.locator = "{}:{}".format(*listener.getsockname()[:2])
+        self._workers = _Threads(self, dial)
         self.agent = Agent(boot, self._workers, self._finished, clock=clock, wake=self.wake)
         self._port: Port = loop.do(lambda: self._open(listener), _END_TIMEOUT)
         self.wake()
 
     def __repr__(self) -> str:
-        return f"<_Machine {self.id} {self._locator} {self._reason}>"
+        return f"<_Machine {self.id} ({self.name}) {self.locator} {self._reason}>"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone."""
+        return self._ended.is_set()
 
     def instance(self, cluster: str) -> Instance:
         state = ENDED if self._ended.is_set() else RUNNING
-        return Instance(self.id, self._locator, state, self._reason, self.launch, cluster)
+        return Instance(self.id, self.locator, state, self._reason, self.launch, cluster)
 
     def wake(self) -> None:
         """Let the agent look at the clock, soon."""
@@ -249,15 +246,50 @@ class _Machine:
 
     def end(self, reason: str) -> None:
         """Be gone: port, connections and workers. Returns when it is so; a method that runs is left to itself."""
+        if self._begin_end(reason):
+            self._loop.do(self._port.close, _END_TIMEOUT)
+            self.agent.server.close()
+            self._workers.close()
+            self.agent.close()
+            self._gone.set()
+        self._gone.wait(_END_TIMEOUT)
+
+    def kill(self, reason: str) -> None:
+        """The same, with no farewell."""
+        if self._begin_end(reason):
+            self.agent.server.abort()
+            self._workers.abort()
+            self._loop.do(self._port.close, _END_TIMEOUT)
+            self.agent.close()
+            self._gone.set()
+        self._gone.wait(_END_TIMEOUT)
+
+    def lose_worker(self, proc: int, *, signal: int, oom: bool = False) -> None:
+        """Let a worker be killed."""
+        self._workers.kill(proc, signal, oom)
+
+    def preempt(self, notice: float) -> None:
+        """Be told of an end in *notice* seconds, and end then."""
+        self.agent.preempt(notice)
+        if isinstance(self._clock, ManualClock):
+            self._clock.after(notice, self._taken)
+        else:
+            self._loop.soon(lambda: self._loop.after(notice, self._taken_soon))
+
+    def _taken_soon(self) -> None:
+        threading.Thread(target=self._taken, name=f"bigm-end-{self.id}", daemon=True).start()  # the loop must not wait
+
+    def _taken(self) -> None:
+        self.kill("the system took it back, as it had announced")
+
+    def _begin_end(self, reason: str) -> bool:
+        """Whether nobody has begun before."""
         with self._lock:
             if self._ended.is_set():
-                return
+                return False
             self._reason = reason
             self._ended.set()
-        self._loop.do(self._port.close, _END_TIMEOUT)
-        self.agent.server.close()
-        self._workers.close()
-        self.agent.close()
+            return True
 
     def _open(self, listener: socket.socket) -> Port:
         return Port(
@@ -289,7 +321,9 @@ class _Machine:
 class _Threads(Workers):
     """Workers without processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, machine: _Machine, dial: Dial) -> None:
+        self._machine = machine
+        self._dial = dial
         self._workers: dict[int, Worker] = {}
 
     def attach(self, agent: Agent) -> None:
@@ -299,7 +333,9 @@ class _Threads(Workers):
         statuses = []
         for spec in specs:
             credentials = Credentials(Identity.parse(spec.identity), spec.ca, spec.cert, spec.key)
-            worker = Worker(credentials, procs=spec.procs, timeouts=spec.timeouts)
+            self._machine.name = credentials.identity.machine
+            connect = functools.partial(self._dial, credentials.identity.machine)
+            worker = Worker(credentials, procs=spec.procs, connect=connect, timeouts=spec.timeouts)
             worker.imported()  # the driver has imported the program
             self._workers[spec.proc] = worker
             statuses.append(WorkerStatus(spec.proc, 0, SERVING))
@@ -324,6 +360,22 @@ class _Threads(Workers):
         """Cut all connections."""
         for worker in list(self._workers.values()):
             worker.close()
+
+    def abort(self) -> None:
+        """Cut all connections, with no farewell."""
+        for worker in list(self._workers.values()):
+            worker.server.abort()
+
+    def kill(self, proc: int, signal: int, oom: bool) -> None:
+        """End a worker as if it had been a process that is killed."""
+        worker = self._workers.pop(proc, None)
+        if worker is None:
+            raise ConfigError(f"machine {self._machine.name} has no worker {proc!r} that lives")
+        worker.server.abort()
+        status = WorkerStatus(proc, 0, EXITED, signal=signal, oom=oom)
+        cause, text = explain(status, "")
+        self._agent.worker_changed(status._replace(cause=str(cause), text=text))
+        self._agent.worker_drained(proc)
 
     def _end(self, grace: float) -> None:
         for proc, worker in list(self._workers.items()):

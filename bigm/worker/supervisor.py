@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NAME = "Supervisor"
 
 _RESERVED = (NAME, "Functions", "Agent")
-_NOT_CALLABLE = ("setup", "teardown")  # run by the supervisor, once each, never called from outside
+_NOT_CALLABLE = ("setup", "teardown", "preempted")  # run by the supervisor, once each, never called from outside
 
 
 class Supervisor:
@@ -45,6 +45,7 @@ class Supervisor:
         self._set_up = False
         self._failure: Optional[ServiceFailed] = None  # of a `setup`
         self._torn_down = False
+        self._warned = False  # that the machine will be taken away
 
     def __repr__(self) -> str:
         return f"<Supervisor of {self._where}: {', '.join(self._services) or 'no services'}>"
@@ -100,16 +101,20 @@ class Supervisor:
         with self._lock:
             services = {} if self._torn_down else dict(self._services)
             self._torn_down = True
-        failures: list[str] = []
-        for name, service in reversed(list(services.items())):
-            teardown = getattr(service, "teardown", None)
-            if not callable(teardown):
-                continue
-            try:
-                teardown()
-            except BaseException as error:  # noqa: BLE001 - the others have their turn, whatever this one did
-                failures.append(f"teardown of service {name!r} on {self._where} failed: {_shown(error)}")
-        return tuple(failures)
+        return self._run_hooks("teardown", dict(reversed(list(services.items()))))
+
+    def preempted(self, seconds: float) -> tuple[str, ...]:
+        """Run `preempted` of all services that have one, in the order in which they were registered, once.
+
+        Args:
+            seconds: until the machine is taken away.
+        Returns:
+            What went wrong, as for `teardown`.
+        """
+        with self._lock:
+            services = {} if self._warned else dict(self._services)
+            self._warned = True
+        return self._run_hooks("preempted", services, seconds)
 
     def ping(self) -> float:
         """This worker's monotonic clock, seconds."""
@@ -161,6 +166,19 @@ class Supervisor:
                 setup(peers)
             except BaseException as error:
                 raise self._failed(service, "set up", error) from error
+
+    def _run_hooks(self, hook: str, services: dict[str, Any], *args: Any) -> tuple[str, ...]:
+        """Call *hook* of all that have it; each has its turn, whatever the others did."""
+        failures: list[str] = []
+        for name, service in services.items():
+            function = getattr(service, hook, None)
+            if not callable(function):
+                continue
+            try:
+                function(*args)
+            except BaseException as error:  # noqa: BLE001 - told to the driver
+                failures.append(f"{hook} of service {name!r} on {self._where} failed: {_shown(error)}")
+        return tuple(failures)
 
     def _failed(self, name: str, what: str, error: BaseException) -> ServiceFailed:
         """Says what and where, with the user's part of the traceback: it is his code that has to be looked at."""

@@ -1,4 +1,4 @@
-"""For tests: the contract that every system keeps, in executable form.
+"""The contract that every system keeps, in executable form.
 
 from bigm.testing import check_system
 
