@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from bigm.machine import Machine as Machine
     from bigm.rpc.current import current_call as current_call
     from bigm.timeouts import Timeouts as Timeouts
+    from bigm.variables import counter as counter
+    from bigm.variables import gauge as gauge
+    from bigm.variables import variable as variable
     from bigm.worker.program import is_driver as is_driver
 
 __version__ = "0.1.0"
@@ -38,6 +41,7 @@ _NAMES = {
     "bigm.machine": "Machine",
     "bigm.rpc.current": "current_call",
     "bigm.timeouts": "Timeouts",
+    "bigm.variables": "counter gauge variable",
     "bigm.worker.program": "is_driver",
 }
 _PUBLIC = {name: module for module, names in _NAMES.items() for name in names.split()}

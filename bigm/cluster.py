@@ -40,6 +40,7 @@ from bigm.worker import program as on_machines
 
 if TYPE_CHECKING:
     from bigm.keeper import Keeper
+    from bigm.readings import Variables
 
 _THREADS = 16  # for what blocks shortly: dialling, enrolling, ending; machines wait their turn
 
@@ -104,7 +105,7 @@ class Cluster(Groups):
         self._closing = False
         self._closed = False
         self._left: list[Leftover] = []
-        self._home = Home(self._authority.cluster, self.dial)
+        self._home = Home(self._authority.cluster, self.dial, worker=False)
         system.open(self._authority.cluster)
         clock = Clock(f"bigm-leases-{self.name}")
         self._common = Common(
@@ -247,6 +248,17 @@ class Cluster(Groups):
     async def abroadcast(self, method: str, /, *args: object, **kwargs: object) -> dict[Machine, list[Any]]:
         """The same for `await`."""
         return await abroadcast(self._living(), method, args, kwargs)
+
+    def variables(self) -> Variables:
+        """Read the variables that services keep with `bigm.counter`, `gauge` and `variable`, per machine and summed.
+
+        Machines that are not RUNNING are left out; one that does not answer is in `Variables.errors`. What the driver
+        itself counts is not in it.
+        """
+        from bigm.readings import read_variables
+
+        self._check_open()
+        return read_variables(self.machines, self._settings.timeouts)
 
     def dial(self, machine: str | Peer) -> Machine:
         """A machine by its address or a handle of it, always the same object for one address.

@@ -185,7 +185,7 @@ async def afirst(calls: Iterable[Union[Future[Any], Awaitable[Any]]]) -> Any:
 
 def broadcast(machines: Sequence[M], method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[M, list[Any]]:
     """Call a method on every worker of *machines*; see `bigm.cluster.Cluster.broadcast`."""
-    calls = {machine: _submitted(machine, method, args, kwargs) for machine in machines}
+    calls = {machine: submit_each(machine, method, args, kwargs) for machine in machines}
     results = iter(gather(call for each in calls.values() for call in each))
     return {machine: [next(results) for _ in each] for machine, each in calls.items()}
 
@@ -198,12 +198,12 @@ async def abroadcast(
 
     opened = (asyncio.shield(asyncio.wrap_future(machine._opened())) for machine in machines)
     await asyncio.gather(*opened, return_exceptions=True)  # so that nothing waits below
-    calls = {machine: _submitted(machine, method, args, kwargs) for machine in machines}
+    calls = {machine: submit_each(machine, method, args, kwargs) for machine in machines}
     results = iter(await agather(call for each in calls.values() for call in each))
     return {machine: [next(results) for _ in each] for machine, each in calls.items()}
 
 
-def _submitted(machine: Member, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Future[Any]]:
+def submit_each(machine: Member, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Future[Any]]:
     """The calls to one machine's workers. One that cannot be called is a call that failed: others have answered."""
     try:
         return machine._submit_each(method, args, kwargs)

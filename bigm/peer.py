@@ -465,7 +465,7 @@ def arrived(cluster: str, addr: str) -> Peer:
         ConfigError: that cluster is none of this process, or has ended.
     """
     home = codec.reader.home
-    if home is None or home is open_clusters.get(home.cluster):  # a driver may have several
+    if home is None or not home.worker:  # a driver may have several
         home = open_clusters.get(cluster)
     if home is None or home.cluster != cluster:
         raise ConfigError(

@@ -43,6 +43,7 @@ class Timeouts:
     ping: float = _seconds(5.0, "an agent that is alive answers a ping within this time")
     verdict: float = _seconds(2.0, "after a lost connection the agent has this long to tell whether a worker died")
     retry: float = _seconds(120.0, "`retry_call` gives up after this long where it has no timeout of its own")
+    variables: float = _seconds(10.0, "every worker must tell its variables within this time")
     heartbeat: float = _seconds(5.0, "an agent sends its workers a heartbeat this often")
     heartbeat_lost: float = _seconds(60.0, "a worker ends when it has not heard its agent for this long")
 

@@ -132,11 +132,13 @@ class Home:
     Args:
         cluster: the cluster's id.
         dial: makes a handle from an address.
+        worker: it is a worker's, not the driver's.
     """
 
-    def __init__(self, cluster: str, dial: Callable[[str], Any]) -> None:
+    def __init__(self, cluster: str, dial: Callable[[str], Any], *, worker: bool) -> None:
         self.cluster = cluster
         self.dial = dial
+        self.worker = worker
 
 
 class Reader(threading.local):

@@ -134,6 +134,12 @@ class Supervisor:
         """Calls answered by this worker, by method."""
         return self._server.stats.snapshot()
 
+    def variables(self) -> dict[str, Any]:
+        """The values of this worker's variables, by name; see `bigm.variables`."""
+        from bigm import variables  # most programs keep none
+
+        return variables.read(self._server.home)
+
     def census(self) -> tuple[TypeCount, ...]:
         """The types with most live objects that the garbage collector knows, largest total size first."""
         from bigm.worker import report

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Callable, Optional
@@ -45,7 +46,7 @@ class Worker:
         self.server = Server(credentials, name=self.name, authorize=authorize)
         self.supervisor = Supervisor(self.server, self.name, self._see_cluster)
         self.server.register(NAME, self.supervisor)
-        self.home = Home(identity.cluster, lambda addr: self._peers().dial(addr))
+        self.home = Home(identity.cluster, lambda addr: self._peers().dial(addr), worker=True)
         self.server.home = self.home
         self._credentials = credentials
         self._procs = procs
@@ -71,6 +72,8 @@ class Worker:
         self.server.close(grace)
         if self._made is not None:
             self._made.close()
+        if "bigm.variables" in sys.modules:
+            sys.modules["bigm.variables"].forget(self.home)
 
     def _see_cluster(self, addr: str, name: str) -> object:
         peers = self._peers()
