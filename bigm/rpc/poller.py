@@ -75,7 +75,8 @@ class Poller:
     def disown(self) -> None:
         """In a forked child: as `close`, whatever other threads were doing when it was forked."""
         self._closing = threading.Lock()
-        self.close()
+        if not self._closed:  # else its descriptors are somebody else's by now
+            self.close()
 
 
 class _Epoll:
