@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -21,7 +21,7 @@ from bigm import config
 from bigm.authority import Authority
 from bigm.bootstrap.records import Launch
 from bigm.clock import Clock
-from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, NotPicklable, SystemFault
+from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, MachineStopped, NotPicklable, SystemFault
 from bigm.groups import Groups, abroadcast, broadcast
 from bigm.leases import Leases
 from bigm.lifecycle import Cause, Phase, State
@@ -35,10 +35,12 @@ from bigm.rpc.codec import Home
 from bigm.rpc.tls import Credentials
 from bigm.session import Session, can_start_threads, program, session, tell_errors_plainly
 from bigm.steward import Common, Steward
+from bigm.supply import Source, User
 from bigm.systems.base import ENDED, Instance, Spec, System, find_system
 from bigm.worker import program as on_machines
 
 if TYPE_CHECKING:
+    from bigm.executor import Executor
     from bigm.keeper import Keeper
     from bigm.readings import Variables
 
@@ -99,6 +101,7 @@ class Cluster(Groups):
         self._board = Board()
         self._stewards: list[Steward] = []
         self._dialled: dict[str, Pings[Machine]] = {}
+        self._executors: list[User] = []
         self._launched = 0
         self._unsettled: set[str] = set()
         self._numbered = 0
@@ -197,6 +200,7 @@ class Cluster(Groups):
         stewards = self._launch(count, plan)
         for steward in stewards:
             steward.begin()
+        self._tell_executors()
         return Machines(steward.machine for steward in stewards)
 
     def wait(
@@ -279,6 +283,45 @@ class Cluster(Groups):
                 self._dialled[addr] = Pings(stranger, self._common.clock, lasting=True)
             return self._dialled[addr].machine
 
+    def executor(
+        self,
+        machines: Sequence[Machine] | None = None,
+        *,
+        retries: int = 0,
+        threads: int = 1,
+        replace: bool = False,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> Executor:
+        """A `concurrent.futures.Executor` over all workers of the machines.
+
+        A cluster without machines starts as many as are configured (`--nmach`), which run functions only.
+
+        Args:
+            machines: which; None: all of the cluster, those that it starts later too.
+            retries: how often a task may be run again after its machine was lost; 0: what may have run is not run
+                again, and its future says so. A task that raises is never run again.
+            threads: tasks that each worker runs at a time; more than 1 helps those that wait, or let go of the GIL.
+            replace: start another machine, alike, for each that is lost, until several in a row do not start.
+            initializer: runs once in each worker before its first task, with *initargs*; when it raises, the executor
+                is broken.
+        Raises:
+            ConfigError: an argument is wrong, or there is no machine and nobody has said how many to start.
+            NotPicklable: the initializer does not pickle.
+        """
+        self._check_open()
+        from bigm.executor import open_executor  # programs that only call services need not pay for it
+
+        return open_executor(
+            self._source(),
+            machines,
+            retries=retries,
+            threads=threads,
+            replace=replace,
+            initializer=initializer,
+            initargs=initargs,
+        )
+
     def shutdown(self) -> list[Leftover]:
         """End all machines, show their last output, and prove that nothing is left. Idempotent.
 
@@ -295,6 +338,9 @@ class Cluster(Groups):
             with self._board:
                 self._board.wait_for(lambda: self._closed, self._settings.timeouts.ending())
             return list(self._left)
+        for executor in list(self._executors):
+            ended = MachineStopped(f"cluster {self.name} was shut down", cause=Cause.SHUTDOWN)
+            executor.fail("the end of its cluster", ended)
         try:
             self._end_all()
         finally:
@@ -312,6 +358,14 @@ class Cluster(Groups):
         if not machines:
             raise ConfigError(f"cluster {self.name} has no machines to call", hint="start some first")
         return machines
+
+    def _finish(self) -> None:
+        """The program ends: let what was submitted to executors be done, as it would be by those of Python."""
+        executors = list(self._executors)
+        for executor in executors:
+            executor.close("interpreter shutdown")
+        for executor in executors:
+            executor.wait()
 
     # --- starting
 
@@ -391,6 +445,7 @@ class Cluster(Groups):
                 none = not alive
             if none:
                 self._settle(launch)
+            self._tell_executors()
 
         stewards = []
         with self._board:
@@ -410,6 +465,34 @@ class Cluster(Groups):
                 stewards.append(steward)
             self._stewards += stewards
         return stewards
+
+    def _start_another(self, like: Machine) -> Machine:
+        """Start a machine that runs what *like* did."""
+        self._check_open()
+        plan = next(steward._plan for steward in self._stewards if steward.machine is like)
+        [steward] = self._launch(1, plan)
+        steward.begin()
+        return steward.machine
+
+    def _source(self) -> Source:
+        """This cluster, as executors know it."""
+        common = self._common
+        return Source(
+            name=self.name,
+            home=common.link.home,
+            machines=lambda: self.machines,
+            start=self.start,
+            another=self._start_another,
+            ends=lambda: self._closing,
+            users=self._executors,
+            later=lambda pause, act: common.clock.after(pause, lambda: common.pool.submit(act)),
+            warn=self._session.terminal.warn,
+        )
+
+    def _tell_executors(self) -> None:
+        """There may be other machines."""
+        for executor in list(self._executors):
+            executor.refresh()
 
     def _settle(self, launch: str) -> None:
         self._unsettled.discard(launch)

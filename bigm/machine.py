@@ -13,6 +13,7 @@ import concurrent.futures
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from bigm.bootstrap.records import Disk, Info, Memory, Sample
 from bigm.errors import BigmError, ConfigError, DeadlineExceeded
@@ -45,6 +46,16 @@ class Machines(list["Machine"]):
         from bigm import notebook
 
         return notebook.machines_table(self)
+
+
+class User(Protocol):
+    """An executor, as a machine knows it."""
+
+    def drain(self, machine: Machine) -> None:
+        """Give *machine* nothing more, soon."""
+
+    def uses(self, machine: Machine) -> bool:
+        """Whether *machine* has, or may be given, something to do."""
 
 
 class Machine(Peer):
@@ -81,6 +92,7 @@ class Machine(Peer):
         self._left: BigmError | None = None
         self._notice: float | None = None  # when it will be taken away, monotonic
         self._preempt_callbacks: list[Callable[[Machine, float], object]] = []
+        self._users: set[User] = set()
         if self.owned:
             self._gate = concurrent.futures.Future()
 
@@ -139,10 +151,14 @@ class Machine(Peer):
     def shutdown(self) -> None:
         """End the machine: `teardown` of its services, its last output, its instance. Returns when it has ended.
 
+        Executors give it nothing more; what it runs for them has `Timeouts.tasks` to end. Other calls fail at once.
+
         Raises:
             BigmError: something of it may be left, and this says what; the lease ends it in any case.
             ConfigError: it is not owned.
         """
+        if self._stop is not None:
+            self._await_users()
         self._end(Cause.SHUTDOWN)
         with self._board:
             ended = self._board.wait_for(lambda: self._phase is Phase.ENDED, self._link.timeouts.ending())
@@ -174,6 +190,18 @@ class Machine(Peer):
                 self._preempt_callbacks.append(callback)
                 return
         callback(self, max(0.0, notice - time.monotonic()))
+
+    def _await_users(self) -> None:
+        """Let executors have what they run here ended."""
+        users = list(self._users)
+        for user in users:
+            user.drain(self)
+        if users:
+            with self._board:
+                self._board.wait_for(
+                    lambda: self.state is State.STOPPED or not any(user.uses(self) for user in users),
+                    self._link.timeouts.tasks,
+                )
 
     def _end(self, cause: Cause) -> None:
         if self._stop is None:

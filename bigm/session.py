@@ -80,6 +80,9 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
 class Endable(Protocol):
     """A cluster, as far as the session knows it."""
 
+    def _finish(self) -> None:
+        """Let what was given to its executors be done."""
+
     def shutdown(self) -> object:
         """End all its machines."""
 
@@ -182,6 +185,8 @@ class Session:
             return
         try:
             _await_threads()
+            for cluster in [] if self.interrupted else list(self._clusters):
+                cluster._finish()
             for cluster in list(self._clusters):
                 cluster.shutdown()
         except (KeyboardInterrupt, SystemExit) as error:  # the second signal: the machines were ended at once

@@ -48,6 +48,7 @@ class Timeouts:
     heartbeat_lost: float = _seconds(60.0, "a worker ends when it has not heard its agent for this long")
 
     # an end
+    tasks: float = _seconds(30.0, "what executors run on a machine that is shut down has this long to end")
     teardown: float = _seconds(10.0, "every `teardown` must return within this time")
     grace: float = _seconds(3.0, "a worker told to end is killed after this long")
     drain: float = _seconds(5.0, "the last output of ended workers is read for this long")

@@ -181,11 +181,13 @@ class Client:
         *,
         timeout: Optional[float] = None,
         done: Callable[[CallFuture], None],
-    ) -> None:
+    ) -> CallFuture:
         """As `submit`; *done* runs on the I/O thread, so it must be quick and never user code."""
         segments = codec.dumps_call(method, args, {})
         with interrupts.deferred():
-            self._dispatch(FutureCall(CallFuture(self, done), method, segments, _deadline(timeout), False))
+            future = CallFuture(self, done)
+            self._dispatch(FutureCall(future, method, segments, _deadline(timeout), False))
+            return future
 
     async def acall(
         self,

@@ -60,7 +60,7 @@ class Worker:
 
     def imported(self) -> None:
         """Let services be registered and functions be run: the program is imported. Until then `register` waits."""
-        self.server.register(functions.NAME, functions.Functions())
+        self.server.register(functions.NAME, functions.Functions(self.name))
         self.supervisor._imported()
 
     def adopt(self, sock: socket.socket) -> None:
