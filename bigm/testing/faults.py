@@ -26,7 +26,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 from bigm.cluster import Cluster
 from bigm.errors import ConfigError, NotSupported
@@ -60,10 +59,11 @@ class Faults(Network):
 
     Args:
         seed: what is drawn at random follows from it; None: a seed of its own, told by `seed`.
-        refuse: called with a sentence where the cluster's system cannot do what is asked for; None: raise NotSupported.
+        refuse: called with a sentence where the cluster's system cannot do what is asked for, before NotSupported is
+            raised.
     """
 
-    def __init__(self, seed: int | str | None = None, *, refuse: Callable[[str], NoReturn] | None = None) -> None:
+    def __init__(self, seed: int | str | None = None, *, refuse: Callable[[str], None] | None = None) -> None:
         self.seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
         self._refuse = refuse
         self._lock = threading.Lock()
@@ -248,6 +248,16 @@ class Faults(Network):
         self._note(f"duplicate {_named(pair)}" if on else f"duplicate {_named(pair)} no more")
         with self._changed:
             self._of(pair).duplicate = on
+
+    def calm(self) -> None:
+        """End partitions, delays and all else that is done to connections."""
+        with self._changed:
+            self._conditions.clear()
+            self._changed.notify_all()
+            wires = list(self._wires)
+        for wire in wires:
+            wire.delay = 0.0
+            self._relay.hold(wire, False)
 
     # --- at random
 
