@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from bigm.lifecycle import State as State
     from bigm.machine import Machine as Machine
     from bigm.rpc.current import current_call as current_call
+    from bigm.rpc.methods import serial as serial
+    from bigm.rpc.sources import streamed as streamed
+    from bigm.rpc.streams import Stream as Stream
     from bigm.timeouts import Timeouts as Timeouts
     from bigm.variables import counter as counter
     from bigm.variables import gauge as gauge
@@ -40,6 +43,9 @@ _NAMES = {
     "bigm.lifecycle": "State Cause",
     "bigm.machine": "Machine",
     "bigm.rpc.current": "current_call",
+    "bigm.rpc.methods": "serial",
+    "bigm.rpc.sources": "streamed",
+    "bigm.rpc.streams": "Stream",
     "bigm.timeouts": "Timeouts",
     "bigm.variables": "counter gauge variable",
     "bigm.worker.program": "is_driver",

@@ -16,16 +16,26 @@ import concurrent.futures
 import contextlib
 import difflib
 import functools
+import io
 import random
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional, Protocol, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Optional, Protocol, TypeVar, Union
 
-from bigm.errors import BigmError, ConfigError, DeadlineExceeded, MachineStopped, NoSuchMethod, Unreachable
+from bigm.errors import (
+    BigmError,
+    CallError,
+    ConfigError,
+    DeadlineExceeded,
+    MachineStopped,
+    MayHaveRun,
+    NoSuchMethod,
+    Unreachable,
+)
 from bigm.groups import gather
 from bigm.lifecycle import Cause, Phase, State
 from bigm.rpc import codec
@@ -36,6 +46,9 @@ from bigm.rpc.identity import MACHINE, WORKER, Identity
 from bigm.rpc.stats import CallStats, MethodStats
 from bigm.rpc.tls import Credentials
 from bigm.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from bigm.rpc.streams import Stream
 
 T = TypeVar("T")
 
@@ -104,13 +117,85 @@ class Calls:
 
     async def acall(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """The same for `await`; cancelling the task reaches the machine."""
-        opened = self._opened()
-        if not opened.done():
-            import asyncio  # whoever awaits has it already; a worker's start must not pay for it
-
-            await asyncio.shield(asyncio.wrap_future(opened))
+        await self._aopened()
         client, timeout = self._route(self._timeout)
         return await client.acall(method, args, kwargs, timeout=timeout, idempotent=self._idempotent)
+
+    def stream(self, method: str, /, *args: Any, **kwargs: Any) -> Stream:
+        """Call a method that returns an iterator; its items come one by one, each as soon as it is there.
+
+        `call` gives the same where the method streams; this spares it a round trip, and wants a stream. Of what has
+        not been read at most 4 MiB and one item more are in memory, here and there together. The timeout is the
+        whole stream's.
+
+        Args:
+            method: as for `call`, as are the others.
+        Returns:
+            a `Stream`, for `for` and for `async for`; letting go of it, or leaving its `with` block, ends the method.
+        Raises:
+            CallError: the method returned no iterator; it has run.
+            Exception: as for `call`, here or from the iteration, behind the items before it.
+        """
+        client, timeout = self._route(self._timeout)
+        result = client.call(method, args, kwargs, timeout=timeout, idempotent=self._idempotent, direct=True)
+        return _as_stream(method, result)
+
+    def astream(self, method: str, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """The same for `async for`: the method is called when the first item is asked for."""
+        return _LaterStream(functools.partial(self._astream, method, args, kwargs))
+
+    async def _astream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Stream:
+        await self._aopened()
+        client, timeout = self._route(self._timeout)
+        result = await client.acall(method, args, kwargs, timeout=timeout, idempotent=self._idempotent, direct=True)
+        return _as_stream(method, result)
+
+    def read(self, method: str, /, *args: Any, **kwargs: Any) -> io.RawIOBase:
+        """Call a method that yields bytes or returns a binary file; read these as a raw file.
+
+        Put `io.BufferedReader` around it for lines and peeking. Where the method takes an `offset` (bytes from the
+        beginning), the file is seekable, and a connection lost in the middle is survived: the method is called again
+        from there on.
+
+        Args:
+            method: as for `call`, as are the others.
+        Raises:
+            CallError: the method returned no iterator, or one of something else than bytes.
+            Exception: as for `call`, here or from reading.
+        """
+        from bigm.rpc.bytestreams import RemoteFile
+
+        def open(offset: Optional[int]) -> Stream:
+            return self.stream(method, *args, **(kwargs if offset is None else {**kwargs, "offset": offset}))
+
+        return RemoteFile(open, kwargs.get("offset", 0))
+
+    def write(self, method: str, file: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a method with a file, which it reads from a binary file of its own while this one is sent.
+
+        Where the method takes an `offset` (bytes from the beginning; it must then write what it reads to there), a
+        connection lost in the middle is survived: it is called again behind what it has certainly read, if *file* can
+        go there.
+
+        Args:
+            method: as for `call`, as are the others; its first argument is the file.
+            file: a binary file, an iterator of bytes, or a function that makes one, called anew for each attempt.
+        Returns:
+            what the method returns.
+        Raises:
+            CallError: *file* is none of these.
+            Exception: as for `call`.
+        """
+        from bigm.rpc.bytestreams import Upload
+
+        upload = Upload(file)
+        while True:
+            again = {"offset": kwargs.get("offset", 0) + upload.done} if upload.done else {}
+            try:
+                return self.call(method, upload, *args, **{**kwargs, **again})
+            except (Unreachable, MayHaveRun):
+                if not upload.resume():
+                    raise
 
     def retry_call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call again, after growing pauses, as long as the call certainly did not start or is idempotent.
@@ -170,8 +255,9 @@ class Calls:
     def service(self, name: str, cls: type[T]) -> T:
         """A handle on which *cls*'s public methods are called as if the service were local.
 
-        `handle.sample(n)` calls, `handle.sample.submit(n)` gives a future, `await handle.sample.acall(n)` awaits. Type
-        checkers see *cls* itself, which says nothing of the latter two; `submit("PI.sample", n)` is the same.
+        `handle.sample(n)` calls, `handle.sample.submit(n)` gives a future, `await handle.sample.acall(n)` awaits, and
+        `for x in handle.walk(n)` reads the stream of a generator method, as do `handle.walk.stream` and `.astream`.
+        Type checkers see *cls* itself, which says nothing of the others; `submit("PI.sample", n)` is the same.
 
         Args:
             name: the service's name, as it was given to `Cluster.start`.
@@ -194,6 +280,13 @@ class Calls:
         """One call to each worker, in their order. Waits until they can be called."""
         clients, timeout = self._route_all(self._timeout)
         return [client.submit(method, args, kwargs, timeout=timeout, idempotent=self._idempotent) for client in clients]
+
+    async def _aopened(self) -> None:
+        opened = self._opened()
+        if not opened.done():
+            import asyncio  # whoever awaits has it already; a worker's start must not pay for it
+
+            await asyncio.shield(asyncio.wrap_future(opened))
 
     def _opened(self) -> concurrent.futures.Future[None]:
         """Done as soon as `_route` need not wait."""
@@ -577,6 +670,42 @@ class _Method:
 
     def acall(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         return self._calls.acall(self._name, *args, **kwargs)
+
+    def stream(self, /, *args: Any, **kwargs: Any) -> Stream:
+        return self._calls.stream(self._name, *args, **kwargs)
+
+    def astream(self, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        return self._calls.astream(self._name, *args, **kwargs)
+
+
+def _as_stream(method: str, result: Any) -> Stream:
+    if hasattr(result, "next_bytes"):  # its class is not imported where nothing was streamed
+        stream: Stream = result
+        return stream
+    raise CallError(
+        f"{method} returned {type(result).__name__}, which is no stream",
+        hint="stream and read want a method that returns an iterator; call takes any",
+    )
+
+
+class _LaterStream:
+    """A stream that a coroutine is about to open."""
+
+    def __init__(self, open: Callable[[], Coroutine[Any, Any, Stream]]) -> None:
+        self._open = open
+        self._stream: Optional[Stream] = None
+
+    def __aiter__(self) -> _LaterStream:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._stream is None:
+            self._stream = await self._open()
+        return await self._stream.__anext__()
+
+    async def aclose(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
 
 
 class _Deferred(concurrent.futures.Future[Any]):

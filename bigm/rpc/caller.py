@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Callable, Optional, Union
 
 from bigm.rpc import wire
 from bigm.rpc.connection import Connection
@@ -16,6 +16,9 @@ from bigm.rpc.poller import READ, WRITE
 
 if TYPE_CHECKING:
     from bigm.rpc.server import Server
+    from bigm.rpc.streams import Incoming, Writer
+
+Parked = Union[list[wire.Buffer], Callable[["Caller", int], None]]  # a big reply, or what opens a stream where asked
 
 
 class Caller:
@@ -28,7 +31,8 @@ class Caller:
         self.progress = self.opened  # when bytes last arrived
         self.identity: Optional[Identity] = None
         self.jobs: dict[int, CurrentCall] = {}
-        self.parked: dict[int, tuple[int, list[wire.Buffer]]] = {}  # token: (call, segments)
+        self.parked: dict[int, tuple[int, Parked]] = {}  # token: (call, what)
+        self.streams: dict[tuple[int, int], Union[Incoming, Writer]] = {}  # by call and number in it
         self.last = 0
         self.goodbye = False
         self.doomed = 0.0  # when it was told to go for breaking the rules
@@ -37,9 +41,7 @@ class Caller:
         self._receiving = False
         self._full = False
         self._blocked = False
-        self.connection = Connection(
-            sock, context, wire.Decoder(server._limits, wire.FROM_CLIENT), on_blocked=self.block
-        )
+        self.connection = Connection(sock, context, wire.Decoder(server._limits, server.accepts), on_blocked=self.block)
         self.fd = self.connection.fd
 
     def __repr__(self) -> str:

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
     from bigm.rpc.channel import Channel
     from bigm.rpc.client import Client
+    from bigm.rpc.sources import Sources
+    from bigm.rpc.streams import Stream
 
 NEVER = float("inf")
-Outcome = Union[wire.Reply, wire.Error, wire.Parked, BaseException]
+Outcome = Union[wire.Reply, wire.Error, wire.Parked, "Stream", BaseException]
 
 
 class Pending:
@@ -33,11 +35,16 @@ class Pending:
         deadline: monotonic time, or NEVER.
         idempotent: whether it may be sent again when it may have run already.
         token: for fetching a parked reply: under which token; 0 for a real call.
+
+    Attributes:
+        direct: whether it goes over a connection for big payloads and streams whatever its size.
+        sources: the streams among its arguments, or None.
     """
 
     __slots__ = (
         "channel",
         "deadline",
+        "direct",
         "gate",
         "id",
         "idempotent",
@@ -47,6 +54,7 @@ class Pending:
         "segments",
         "sends",
         "size",
+        "sources",
         "started",
         "token",
     )
@@ -59,6 +67,8 @@ class Pending:
         self.deadline = deadline
         self.idempotent = idempotent
         self.token = token
+        self.direct = token != 0
+        self.sources: Optional[Sources] = None
         self.size = wire.size_of(segments)
         self.started = time.monotonic()
         self.sends = 0
@@ -77,6 +87,8 @@ class Pending:
         if self.token:
             return [wire.fetch(id, self.token)]
         timeout = NEVER if self.deadline == NEVER else max(0.0, self.deadline - time.monotonic())
+        if self.sources is not None:
+            flags |= wire.STREAMS
         return wire.call(id, self.method, timeout, self.segments, flags=flags)
 
 
@@ -165,10 +177,10 @@ class CallFuture(concurrent.futures.Future):  # type: ignore[type-arg]  # generi
             self._raw = outcome
             self._state = "FINISHED"
             for waiter in self._waiters:
-                if isinstance(outcome, wire.Reply):
-                    waiter.add_result(self)
-                else:
+                if isinstance(outcome, (wire.Error, BaseException)):
                     waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
             self._condition.notify_all()
         if self._done is not None:
             self._client._io.post(lambda: self._done(self) if self._done else None)

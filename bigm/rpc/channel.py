@@ -12,17 +12,20 @@ Theory of operation. At any time at most one thread reads a channel:
 
 from __future__ import annotations
 
+import functools
 import threading
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Union
 
-from bigm.errors import ProtocolError, WireError
-from bigm.rpc import wire
+from bigm.errors import ProtocolError, Unreachable, WireError
+from bigm.rpc import streamwire, wire
 from bigm.rpc.calls import NEVER, Pending, WaitingCall
 from bigm.rpc.connection import Connection, Lost
 from bigm.rpc.poller import READ, WRITE
 
 if TYPE_CHECKING:
     from bigm.rpc.client import Client
+    from bigm.rpc.sides import ClientSide
+    from bigm.rpc.streams import Incoming, Stream, Writer
 
 
 class Channel:
@@ -35,6 +38,7 @@ class Channel:
         self.fd = connection.fd
         self.lock = threading.Lock()
         self.pending: dict[int, Pending] = {}
+        self.streams: dict[tuple[int, int], Union[Incoming, Writer]] = {}  # by call and number in it
         self.closed = False
         self._retired = False
         self._leading = False
@@ -45,10 +49,16 @@ class Channel:
         self._uses_seen = 0
         self._last_started = -1
         self._io = client._io
+        self._eager = False  # some stream may wait for frames whose owner does not read by itself
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "retired" if self._retired else "open"
-        return f"<Channel to {self.client.name} {state}, {len(self.pending)} calls in flight>"
+        return f"<Channel to {self.client.name} {state}, {self.busy} calls in flight>"
+
+    @property
+    def busy(self) -> int:
+        """Calls in flight: not answered, or answered by a stream that has not ended."""
+        return len(self.pending) + sum(1 for _, number in list(self.streams) if number == 0)
 
     @property
     def usable(self) -> bool:
@@ -65,6 +75,8 @@ class Channel:
             call.sends += 1
             call.position = 1 << 62  # until it is queued it is not sent
             self.pending[call.id] = call
+            if call.sources is not None:
+                call.sources.attach(self, call)
             return True
 
     def send(self, call: Pending) -> None:
@@ -94,10 +106,15 @@ class Channel:
             if self.pending.pop(call.id, None) is None:
                 return False
             self._waiting.pop(call.id, None)
-        if not self.closed:
-            self.connection.enqueue([wire.cancel(call.id)])
-            self._io.want_flush(self)
+        self._detach(call)
+        self.cancel(call.id)
         return True
+
+    def cancel(self, id: int) -> None:
+        """Tell the server that nobody waits for call *id* any more."""
+        if not self.closed:
+            self.connection.enqueue([wire.cancel(id)])
+            self._io.want_flush(self)
 
     # Reading.
 
@@ -145,7 +162,16 @@ class Channel:
                 if call.outcome is None:
                     call.wake()
                     return
-            if self.pending and not self._watched and not self.closed:
+            if self._eager:
+                self._eager = any(stream.needs_reader for stream in self.streams.values())
+            if (self.pending or self._eager) and not self._watched and not self.closed:
+                self._set_watched(True)
+
+    def want_reading(self) -> None:
+        """Somebody waits for a stream who does not read: have the I/O thread do it."""
+        with self.lock:
+            self._eager = True
+            if not self._leading and not self._watched and not self.closed:
                 self._set_watched(True)
 
     def _handle(self, event: wire.Event) -> None:
@@ -153,11 +179,45 @@ class Channel:
             self.client.load = event.load
             call = self.pending.pop(event.id, None)
             if call is not None:
+                self._detach(call)
                 self.client._settle(call, event)
+        elif isinstance(event, (streamwire.Items, streamwire.End, streamwire.Credit, streamwire.Stop)):
+            stream = self.streams.get((event.id, event.stream))
+            if stream is not None:  # else nobody wants it any more, and the server will soon know
+                stream.deliver(event)
+        elif isinstance(event, streamwire.Opened):
+            call = self.pending.pop(event.id, None)
+            if call is not None:
+                self.client.load = event.load
+                self.client._settle(call, self._open(call, event))
         elif isinstance(event, wire.Goodbye):
             self._retire(event)
         else:
             raise ProtocolError(f"{self.client.name} sent a second greeting")
+
+    def _open(self, call: Pending, event: streamwire.Opened) -> Stream:
+        """The stream that a call is answered by."""
+        from bigm.rpc.streams import Incoming, Stream
+
+        side = self.side()
+        incoming = Incoming(side, call.id, 0, call.method, call.deadline, seekable=event.seekable)
+        incoming.channel = self
+        if call.sources is not None:
+            incoming.on_end = functools.partial(call.sources.detach, side)
+            self._eager = True
+        self.streams[call.id, 0] = incoming
+        return Stream(incoming)
+
+    def side(self) -> ClientSide:
+        """This connection, as its streams see it."""
+        from bigm.rpc.sides import ClientSide
+
+        return ClientSide(self)
+
+    def _detach(self, call: Pending) -> None:
+        """Whoever sends an argument of *call* is to stop."""
+        if call.sources is not None:
+            call.sources.detach(self.side())
 
     def _retire(self, event: wire.Goodbye) -> None:
         """No more calls here; those that were not started go elsewhere, the others may still be answered."""
@@ -170,6 +230,7 @@ class Channel:
                 self._waiting.pop(call.id, None)
         self.client._channel_ended(self)
         for call in early:
+            self._detach(call)
             self.client._lost(call, started=False, why=event.reason or "the connection was closed")
 
     def _lost(self, why: str, error: Optional[BaseException] = None) -> None:
@@ -181,12 +242,20 @@ class Channel:
             calls = list(self.pending.values())
             self.pending.clear()
             self._waiting.clear()
+            streams = list(self.streams.values())
+            self.streams.clear()
         self._io.remove(self)
         self.connection.close()
         self.client._channel_ended(self)
         for call in calls:
             started = call.position <= self.connection.sent
+            self._detach(call)
             self.client._lost(call, started=started, why=why, error=error)
+        for stream in streams:
+            if isinstance(stream, Pending):  # the reading end of one; a writer was told with its call
+                self.client._lost_stream(stream, why, error)
+            else:
+                stream.stop()
 
     # Asked by the I/O thread.
 
@@ -270,3 +339,7 @@ class Channel:
         """In a forked child: let go of the descriptor, leave the connection to the parent."""
         self.closed = True
         self.connection.disown()
+        for stream in list(self.streams.values()):
+            if isinstance(stream, Pending):
+                stream.settle(Unreachable(f"{stream.method}: its stream belongs to the parent of this process"))
+        self.streams.clear()

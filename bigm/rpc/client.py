@@ -34,7 +34,7 @@ from bigm.errors import (
     Unreachable,
     WireError,
 )
-from bigm.rpc import codec, interrupts, wire
+from bigm.rpc import codec, interrupts, streamwire, wire
 from bigm.rpc.calls import NEVER, AwaitedCall, CallFuture, FutureCall, Inbox, Outcome, Pending, WaitingCall
 from bigm.rpc.channel import Channel
 from bigm.rpc.connection import Connection, Lost, describe_tls_failure
@@ -46,6 +46,9 @@ from bigm.rpc.wire import BULK, Limits
 
 if TYPE_CHECKING:
     import asyncio
+
+    from bigm.rpc.sources import Sources
+    from bigm.rpc.streams import Incoming
 
 BULK_CONNECTIONS = 4  # at most, per client; more gained nothing on two cores
 SENDS = 5  # times a call is sent at most when connection after connection is lost before it starts
@@ -129,7 +132,7 @@ class Client:
         """Calls not yet answered."""
         with self._lock:
             channels = [*self._bulk, *self._others, *([self._main] if self._main else [])]
-            return len(self._early) + sum(len(channel.pending) for channel in channels)
+            return len(self._early) + sum(channel.busy for channel in channels)
 
     # Calling.
 
@@ -141,12 +144,16 @@ class Client:
         *,
         timeout: Optional[float] = None,
         idempotent: bool = False,
+        direct: bool = False,
     ) -> Any:
         """Call "Service.method" and wait for its result.
 
         Args:
-            timeout: seconds from now, dialling included; None: no limit.
+            timeout: seconds from now, dialling included; None: no limit. A stream must have ended by then.
             idempotent: the call may be sent again when it may have run already.
+            direct: the result is expected to be a stream: call where streams travel, which spares a round trip.
+        Returns:
+            what the method returned; a `Stream` when that was an iterator.
         Raises:
             Unreachable: it certainly did not start; trying again can help.
             MayHaveRun: the connection was lost while it was in flight.
@@ -154,8 +161,9 @@ class Client:
             Exception: whatever the method raised, as itself.
         """
         with interrupts.deferred():
-            segments = codec.dumps_call(method, args, kwargs)
-            call = WaitingCall(method, segments, _deadline(timeout), idempotent)
+            args, kwargs, sources = _sources(method, args, kwargs)
+            call = WaitingCall(method, codec.dumps_call(method, args, kwargs), _deadline(timeout), idempotent)
+            call.direct, call.sources = direct or sources is not None, sources
             return self._value(call, self._transact(call))
 
     def submit(
@@ -168,10 +176,13 @@ class Client:
         idempotent: bool = False,
     ) -> CallFuture:
         """Call without waiting. Arguments as `call`; its errors are the future's, but for what cannot be pickled."""
+        args, kwargs, sources = _sources(method, args, kwargs)
         segments = codec.dumps_call(method, args, kwargs)
         with interrupts.deferred():
             future = CallFuture(self)
-            self._dispatch(FutureCall(future, method, segments, _deadline(timeout), idempotent))
+            call = FutureCall(future, method, segments, _deadline(timeout), idempotent)
+            call.direct, call.sources = sources is not None, sources
+            self._dispatch(call)
             return future
 
     def submit_internal(
@@ -197,17 +208,20 @@ class Client:
         *,
         timeout: Optional[float] = None,
         idempotent: bool = False,
+        direct: bool = False,
     ) -> Any:
         """Call and await the result. Arguments and errors as `call`; cancelling the task cancels the call."""
-        segments = codec.dumps_call(method, args, kwargs)
         import asyncio  # here, since a worker that never awaits must not pay for it
 
         loop = asyncio.get_running_loop()
+        args, kwargs, sources = _sources(method, args, kwargs, loop)
+        segments = codec.dumps_call(method, args, kwargs)
         with interrupts.deferred():
             inbox = self._inboxes.get(loop)
             if inbox is None:
                 inbox = self._inboxes[loop] = Inbox(loop)
             call = AwaitedCall(inbox, method, segments, _deadline(timeout), idempotent)
+            call.direct, call.sources = direct or sources is not None, sources
             self._dispatch(call)
         try:
             await call.future
@@ -263,7 +277,7 @@ class Client:
             if interrupts.in_main_thread() and not interrupts.owned():
                 self._dispatch(call)
                 self._follow(call)
-            elif call.size > BULK or call.token:
+            elif call.size > BULK or call.direct:
                 self._send_bulk(call)
             else:
                 channel = self._main
@@ -295,6 +309,16 @@ class Client:
         while call.outcome is None and time.monotonic() < call.deadline:
             self._sleep(call)
 
+    def _wait_stream(self, channel: Channel, incoming: Incoming) -> None:
+        """Wait for a frame of a stream, or for its deadline. Deferred section."""
+        reads = not interrupts.in_main_thread() or interrupts.owned()
+        while incoming.outcome is None and time.monotonic() < incoming.deadline:
+            if not reads:
+                channel.side().want(incoming)
+            elif channel.lead(incoming):
+                continue
+            self._sleep(incoming)
+
     def _sleep(self, call: WaitingCall) -> None:
         """Wait until the call is settled, or this thread is to read, or the deadline passed."""
         if call.gate is None:
@@ -310,7 +334,9 @@ class Client:
 
     def _dispatch(self, call: Pending) -> None:
         """Send a call without waiting: over the main connection, which is dialled if need be. Any thread."""
-        if call.size > BULK or call.token:
+        if call.direct and call.size <= BULK and self._queue_direct(call):
+            return
+        if call.size > BULK or call.direct:
             threading.Thread(target=self._run_bulk, args=(call,), name=f"bigm-bulk {self.name}", daemon=True).start()
             return
         while True:
@@ -333,6 +359,19 @@ class Client:
                 return
             self._channel_ended(channel)
 
+    def _queue_direct(self, call: Pending) -> bool:
+        """Queue a small call on a connection for big payloads and streams, if there is one that need not be dialled."""
+        with self._lock:
+            if self._error is not None:
+                return False
+            best = min(self._bulk, key=lambda channel: channel.busy, default=None)
+            if best is None or (best.busy and len(self._bulk) + self._bulk_dials < BULK_CONNECTIONS):
+                return False
+        if not best.start(call):
+            return False
+        best.queue(call)
+        return True
+
     def _send_bulk(self, call: Pending) -> None:
         """Send a big call from this thread, waiting until it is sent."""
         if call.size > self._limits.payload or call.size > self._payload:
@@ -354,6 +393,7 @@ class Client:
                     call.channel.flush()  # has the I/O thread read the reply, should the caller not do so
                 return
             inner = WaitingCall(call.method, call.segments, call.deadline, call.idempotent, call.token)
+            inner.direct, inner.sources = call.direct, call.sources
             self._fetching[call] = inner
             outcome: Outcome = self._transact(inner)
         except Exception as e:  # noqa: BLE001  # whatever went wrong is the call's outcome
@@ -368,8 +408,8 @@ class Client:
             with self._lock:
                 if self._error is not None:
                     raise self._error
-                idle = min(self._bulk, key=lambda channel: len(channel.pending), default=None)
-                if idle is not None and (not idle.pending or len(self._bulk) + self._bulk_dials >= BULK_CONNECTIONS):
+                idle = min(self._bulk, key=lambda channel: channel.busy, default=None)
+                if idle is not None and (not idle.busy or len(self._bulk) + self._bulk_dials >= BULK_CONNECTIONS):
                     return idle
                 self._bulk_dials += 1
             try:
@@ -440,7 +480,7 @@ class Client:
                     self._dialling.remove(sock)
 
     def _greet(self, sock: socket.socket, deadline: float, flags: int) -> Channel:
-        decoder = wire.Decoder(self._limits, wire.FROM_SERVER)
+        decoder = wire.Decoder(self._limits, streamwire.FROM_SERVER)
         channels: list[Channel] = []
         connection = Connection(
             sock,
@@ -448,6 +488,7 @@ class Client:
             decoder,
             server_name=self._expected.server_name,
             on_blocked=lambda: channels[0].on_blocked(),
+            window=interrupts.waiting,
         )
         connection.handshake(deadline)
         peer_identity(connection.tls, self._expected.cluster, self._expected)
@@ -538,6 +579,9 @@ class Client:
         if isinstance(outcome, wire.Reply):
             self.stats.record(call.method, seconds, call.size, wire.size_of(outcome.segments), False)
             return codec.loads(outcome.segments, self._home)
+        if not isinstance(outcome, (wire.Error, BaseException)):  # a stream: it is counted by its opening
+            self.stats.record(call.method, seconds, call.size, 0, False)
+            return outcome
         size = wire.size_of(outcome.segments) if isinstance(outcome, wire.Error) else 0
         self.stats.record(call.method, seconds, call.size, size, True)
         raise self._error_of(call, outcome)
@@ -576,17 +620,27 @@ class Client:
         elif error is not None:
             self._settle(call, error)
         elif started and not call.idempotent:
-            self._settle(
-                call,
-                MayHaveRun(
-                    f"{call.method} on {self.name}: the connection was lost while the call was in flight: {why}",
-                    hint="if running it twice does no harm, call it with options(idempotent=True)",
-                ),
-            )
+            self._settle(call, self._in_doubt(call, why))
+        elif call.sources is not None and not call.sources.rewind():
+            self._settle(call, self._in_doubt(call, why, "give bigm.streamed(function) to have the stream made anew"))
         elif call.sends >= SENDS:
             self._settle(call, Unreachable(f"{call.method} on {self.name}: {why} ({call.sends} times in a row)"))
         else:
             self._dispatch(call)
+
+    def _in_doubt(
+        self,
+        call: Pending,
+        why: str,
+        hint: str = "if running it twice does no harm, call it with options(idempotent=True)",
+    ) -> MayHaveRun:
+        text = f"{call.method} on {self.name}: the connection was lost while the call was in flight: {why}"
+        return MayHaveRun(text, hint=hint)
+
+    def _lost_stream(self, incoming: Incoming, why: str, error: Optional[BaseException]) -> None:
+        """The connection of an open stream is gone. Any thread."""
+        text = f"{incoming.method} on {self.name}: the connection was lost in the middle of a stream: {why}"
+        self._settle(incoming, self._error or error or MayHaveRun(text))
 
     def _channel_ended(self, channel: Optional[Channel]) -> None:
         with self._lock:
@@ -636,6 +690,34 @@ def _context(credentials: Credentials) -> ssl.SSLContext:
     if context is None:
         context = _contexts[credentials] = client_context(credentials)
     return context
+
+
+def _sources(
+    method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], loop: Optional[asyncio.AbstractEventLoop] = None
+) -> tuple[tuple[Any, ...], Mapping[str, Any], Optional[Sources]]:
+    """The arguments, with a mark for each that is a stream, and these streams; nearly always there are none."""
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if type(value) not in _PLAIN and _may_stream(value):
+            break
+    else:
+        return args, kwargs, None
+    from bigm.rpc.sources import Sources, is_source  # most programs never need it
+
+    if not any(map(is_source, (*args, *kwargs.values()))):
+        return args, kwargs, None
+    sources = Sources(method, loop)
+    marked, named = sources.replace(args, kwargs)
+    return marked, named, sources
+
+
+_PLAIN = frozenset({int, float, str, bytes, bool, type(None), list, tuple, dict, set})
+
+
+def _may_stream(value: Any) -> bool:
+    cls = type(value)
+    return (
+        hasattr(cls, "__next__") or hasattr(cls, "__anext__") or hasattr(cls, "is_streamed") or hasattr(value, "read")
+    )
 
 
 def _deadline(timeout: Optional[float]) -> float:

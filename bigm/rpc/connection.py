@@ -22,15 +22,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Callable, Optional
 
-from bigm.rpc.interrupts import waiting
 from bigm.rpc.wire import CHUNK, Buffer, Decoder, Event
 
 _DONTWAIT = socket.MSG_DONTWAIT
 _SMALL_READ = 64 * 1024  # bytes; what is received at once when no big payload is on its way
 _STINT = 1 << 20  # bytes; a writer that does not wait looks after others when it has written as much
 _FOREVER = float("inf")
+_UNINTERRUPTED = nullcontext(_FOREVER)
 _JOIN = 64 * 1024  # bytes; small frames are joined up to this size and encrypted together
 
 
@@ -47,6 +48,8 @@ class Connection:
         decoder: the protocol's receiving half.
         server_name: the TLS server name to ask for; None on the accepting side.
         on_blocked: called by a writer when the socket is full; must arrange for `resume`.
+        window: entered to wait for the socket; gives the longest time for that, in seconds. A client's is
+            `interrupts.waiting`; a server's threads are never the one that Ctrl-C interrupts.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Connection:
         *,
         server_name: Optional[str] = None,
         on_blocked: Callable[[], None],
+        window: Callable[[], AbstractContextManager[float]] = lambda: _UNINTERRUPTED,
     ) -> None:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -66,6 +70,7 @@ class Connection:
         self.decoder = decoder
         self.bytes_in = 0
         self._on_blocked = on_blocked
+        self._window = window
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(
@@ -151,7 +156,7 @@ class Connection:
         """Wait until there is something to read; False when *deadline* passed first. Ctrl-C is let through here."""
         while True:
             left = _FOREVER if deadline == _FOREVER else max(0.0, deadline - time.monotonic())
-            with waiting() as most:
+            with self._window() as most:
                 patience = min(left, most)
                 if self._poll.poll(None if patience == _FOREVER else patience * 1000):
                     return True
@@ -349,7 +354,7 @@ class Connection:
         except ValueError:  # its reader has closed it: the next attempt to send will find that too
             return True
         timeout = None if deadline == _FOREVER else max(0.0, deadline - time.monotonic()) * 1000
-        with waiting():
+        with self._window():
             return bool(poll.poll(timeout))
 
     # The end.

@@ -1,16 +1,17 @@
-"""The call that a thread is running, as its method sees it."""
+"""The call that a thread or task is running, as its method sees it."""
 
 from __future__ import annotations
 
 import threading
 import time
-from typing import Optional
+from contextvars import ContextVar
+from typing import Callable, Optional
 
 from bigm.rpc.identity import Identity
 
 
 class CurrentCall:
-    """The call that this thread is running; see `current_call`.
+    """The call that this thread or task is running; see `current_call`.
 
     Attributes:
         peer: who called.
@@ -18,7 +19,7 @@ class CurrentCall:
         deadline: monotonic time after which nobody waits for the result, or None.
     """
 
-    __slots__ = ("_cancelled", "_event", "deadline", "method", "peer")
+    __slots__ = ("_cancelled", "_event", "_hooks", "deadline", "method", "peer")
 
     def __init__(self, peer: Identity, method: str, deadline: Optional[float]) -> None:
         self.peer = peer
@@ -26,6 +27,7 @@ class CurrentCall:
         self.deadline = deadline
         self._cancelled = False
         self._event: Optional[threading.Event] = None
+        self._hooks: tuple[Callable[[], None], ...] = ()
 
     def __repr__(self) -> str:
         return f"<CurrentCall {self.method} from {self.peer.uri}>"
@@ -49,18 +51,26 @@ class CurrentCall:
         self._cancelled = True
         if self._event is not None:
             self._event.set()
+        for hook in self._hooks:
+            hook()
+
+    def _on_cancel(self, hook: Callable[[], None]) -> None:
+        """Have *hook* called when the caller gives up, at once if it has: perhaps twice, by any thread."""
+        self._hooks += (hook,)
+        if self._cancelled:
+            hook()
 
 
-running = threading.local()  # `.call` is the CurrentCall of this thread, or None
+running: ContextVar[Optional[CurrentCall]] = ContextVar("bigm_running", default=None)
 
 
 def current_call() -> CurrentCall:
-    """The call that this thread is running.
+    """The call that this thread or task is running.
 
     Raises:
         RuntimeError: it is not running one.
     """
-    call: Optional[CurrentCall] = getattr(running, "call", None)
+    call = running.get()
     if call is None:
         raise RuntimeError("current_call() was asked outside of a service's method")
     return call

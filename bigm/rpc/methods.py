@@ -3,24 +3,64 @@
 from __future__ import annotations
 
 import inspect
+import threading
+from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 SLOW = 0.0003  # seconds; a run that takes longer is a slow one
 SLOW_RUNS = 2  # in a row, after which a method's calls each get a thread of their own
 QUICK_RUNS = 8  # in a row, after which they do no longer
 
 
+class Queue:
+    """Lets one call at a time run: what `serial` asks for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._busy = False
+        self._waiting: deque[Any] = deque()
+
+    def enter(self, job: Any) -> bool:
+        """Whether *job* may run now; else `leave` gives it out when its turn has come."""
+        with self._lock:
+            if self._busy:
+                self._waiting.append(job)
+                return False
+            self._busy = True
+            return True
+
+    def leave(self) -> Any:
+        """The job that is next, or None."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._busy = False
+            return None
+
+
 class Method:
     """One public method of a registered service."""
 
-    __slots__ = ("function", "quick_runs", "slow", "slow_runs")
+    __slots__ = ("_seekable", "function", "queue", "quick_runs", "slow", "slow_runs")
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], queue: Optional[Queue] = None) -> None:
         self.function = function
+        self.queue = queue
+        self._seekable: Optional[bool] = None
         self.slow = False
         self.slow_runs = 0  # in a row
         self.quick_runs = 0  # in a row
+
+    @property
+    def seekable(self) -> bool:
+        """Whether it takes an `offset`, so that its stream can be opened again in the middle."""
+        if self._seekable is None:
+            try:
+                self._seekable = "offset" in inspect.signature(self.function).parameters
+            except (TypeError, ValueError):  # built in, without a signature
+                self._seekable = False
+        return self._seekable
 
     def took(self, seconds: float) -> None:
         """Learn from a run. One slow run says little: on a busy computer any method is kept waiting now and then."""
@@ -34,15 +74,36 @@ class Method:
             self.slow = self.slow and self.quick_runs < QUICK_RUNS
 
 
+_SERIAL = "__bigm_serial__"
+T = TypeVar("T")
+
+
+def serial(cls_or_method: T) -> T:
+    """Mark a service's class, or some of its methods, as not made for several calls at once: they run one at a time.
+
+    The others wait in their order, holding no thread; a stream counts until it has ended. Each worker has its own
+    instance, and so its own queue. A serial method that calls its own service back, over whatever machines, waits for
+    itself: give such calls a timeout.
+
+    Example:
+        @bigm.serial
+        class Ledger: ...
+    """
+    setattr(cls_or_method, _SERIAL, True)
+    return cls_or_method
+
+
 def methods_of(service: object, names: Optional[Iterable[str]] = None) -> dict[str, Method]:
     """The public methods of *service*, or those called *names*; properties are none."""
     table: dict[str, Method] = {}
+    queue = Queue()
+    whole = getattr(type(service), _SERIAL, False)
     for name in names if names is not None else [each for each in dir(service) if not each.startswith("_")]:
         if isinstance(inspect.getattr_static(service, name, None), property):
             continue
         function = getattr(service, name, None)
         if callable(function):
-            table[name] = Method(function)
+            table[name] = Method(function, queue if whole or getattr(function, _SERIAL, False) else None)
     return table
 
 

@@ -16,6 +16,7 @@ wait for them.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import socket
@@ -25,20 +26,24 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from bigm.errors import NotAllowed, NotPicklable, ProtocolError, WireError
 from bigm.rpc import codec, handshakes, turns, wire
-from bigm.rpc.caller import Caller
+from bigm.rpc.caller import Caller, Parked
 from bigm.rpc.connection import Lost
 from bigm.rpc.current import CurrentCall, running
 from bigm.rpc.identity import Identity, peer_identity
-from bigm.rpc.methods import Method, methods_of, no_such_method
+from bigm.rpc.methods import Method, Queue, methods_of, no_such_method
 from bigm.rpc.poller import WRITE, Poller
 from bigm.rpc.stats import CallStats
 from bigm.rpc.threads import Threads
 from bigm.rpc.tls import Credentials, server_context
 from bigm.rpc.wire import BULK, Limits
+
+if TYPE_CHECKING:
+    from bigm.rpc.results import Coroutines
+    from bigm.rpc.streams import Incoming
 
 LINGER = 1.0  # seconds for the other side to end a connection after our goodbye
 _IDLE = 60.0  # seconds to wait for connections of which none is in the middle of anything
@@ -48,13 +53,28 @@ _NEVER = float("inf")
 logger = logging.getLogger("bigm.rpc")
 
 
-class _Job:
+class Job:
     """A call on its way through the server."""
 
-    __slots__ = ("call", "current", "failed", "method", "peer", "seconds", "size_in", "size_out")
+    __slots__ = (
+        "call",
+        "current",
+        "failed",
+        "incoming",
+        "later",
+        "method",
+        "peer",
+        "seconds",
+        "size_in",
+        "size_out",
+        "started",
+    )
 
     def __init__(self, peer: Caller, call: wire.Call, method: Method, current: CurrentCall) -> None:
         self.peer = peer
+        self.started = 0.0
+        self.later: Any = None  # a generator or coroutine that was returned
+        self.incoming: list[Incoming] = []  # arguments that are streams
         self.call = call
         self.method = method
         self.current = current
@@ -73,6 +93,7 @@ class Server:
         authorize: asked before every call with the caller, the service's and the method's name; raises NotAllowed.
         limits: what is accepted.
         context: a TLS context to use instead of one made from the credentials.
+        accepts: the frames that clients may send; those of `streamwire` where methods stream.
     """
 
     def __init__(
@@ -83,12 +104,14 @@ class Server:
         authorize: Optional[Callable[[Identity, str, str], None]] = None,
         limits: Optional[Limits] = None,
         context: Optional[ssl.SSLContext] = None,
+        accepts: wire.Readers = wire.FROM_CLIENT,
     ) -> None:
         self.name = name
         self.home: Optional[codec.Home] = None  # whose the arguments of calls become
         self.stats = CallStats()
         self._credentials = credentials
         self._authorize = authorize
+        self.accepts = accepts
         self._limits = limits or Limits()
         self._context = context or server_context(credentials)
         self._generation = 0
@@ -99,10 +122,12 @@ class Server:
         self._running: dict[tuple[int, int], CurrentCall] = {}
         self._serial = 0
         self._parked: dict[int, Caller] = {}
-        self._jobs: deque[_Job] = deque()
+        self._posted: deque[Callable[[], None]] = deque()
+        self._coroutines: Optional[Coroutines] = None
+        self._jobs: deque[Job] = deque()
         self._dirty: dict[Caller, None] = {}
         self._turn = 0  # who has it: a number that grows each time it is given away
-        self.inline: Optional[_Job] = None
+        self.inline: Optional[Job] = None
         self.inline_since = 0
         self._threads = Threads(f"bigm-call {name}", self._limits.idle_threads)
         self._closed = False
@@ -182,6 +207,8 @@ class Server:
         for peer in list(self._peers.values()):
             peer.connection.shutdown()
         handshakes.shared().drop_closed()
+        if self._coroutines is not None:
+            self._coroutines.close()
         self._poller.wake()
         self._threads.close()
         if not self._started:
@@ -265,8 +292,11 @@ class Server:
                 if mine:
                     self.inline = None
             if not mine:
-                self._finish(job, frames)
+                self.finish(job, frames)
                 return False
+            if job.later is not None:
+                self._go_on(job, own_thread=False)
+                continue
             self._running.pop((job.peer.fd, job.call.id), None)
             if frames and not jobs:  # the usual case: nothing to join it with
                 job.peer.connection.send(frames)
@@ -275,6 +305,8 @@ class Server:
                 job.peer.connection.enqueue(frames)
                 self._dirty[job.peer] = None
             self._end(job)  # after its answer was queued: `close` ends connections on which nothing runs
+            if job.method.queue is not None:
+                self._leave_queue(job.method.queue)
             self._count(job)
             count += 1
             if count % FLUSH_EVERY == 0:
@@ -282,6 +314,8 @@ class Server:
         return True
 
     def _flush(self) -> None:
+        while self._posted:
+            self._posted.popleft()()
         while self._dirty:
             try:
                 peer, _ = self._dirty.popitem()
@@ -346,9 +380,18 @@ class Server:
             if peer.doomed or decoder.partial:
                 self._untidy = True
 
+    def soon(self, function: Callable[[], None]) -> None:
+        """Have a quick function called by the thread that has the turn. Takes no lock."""
+        self._posted.append(function)
+        self._poller.wake()
+
+    def run_in_thread(self, task: Callable[[], None]) -> None:
+        """Run *task* in a thread of its own."""
+        self._threads.run(task)
+
     # Events of a connection.
 
-    def _handle(self, peer: Caller, event: wire.Event) -> None:
+    def _handle(self, peer: Caller, event: Any) -> None:
         if isinstance(event, wire.Call):
             self._accept(peer, event)
         elif isinstance(event, wire.Cancel):
@@ -358,7 +401,10 @@ class Server:
             self._drop_parked(peer, event.id)
         elif isinstance(event, wire.Fetch):
             self._threads.run(lambda: self._send_parked(peer, event))
-        # A client's goodbye needs no answer: the end of its connection follows.
+        elif not isinstance(event, wire.Goodbye):  # a stream's; a client's goodbye needs no answer
+            stream = peer.streams.get((event.id, event.stream))
+            if stream is not None:  # else it has ended here, and the client will soon know
+                stream.deliver(event)
 
     def _accept(self, peer: Caller, call: wire.Call) -> None:
         """Refuse a call, or make a job of it."""
@@ -387,8 +433,13 @@ class Server:
             peer.last = max(peer.last, call.id)
             peer.jobs[call.id] = current
         self._running[peer.fd, call.id] = current
-        job = _Job(peer, call, method, current)
-        if call.flags & wire.DIRECT:
+        job = Job(peer, call, method, current)
+        if method.queue is None or method.queue.enter(job):
+            self._begin(job)
+
+    def _begin(self, job: Job) -> None:
+        """Have a job run, by the thread that has the turn or by one of its own."""
+        if job.call.flags & wire.DIRECT:
             self._threads.run(_Run(self, job))
         else:
             self._jobs.append(job)
@@ -399,10 +450,10 @@ class Server:
 
     # Running a call.
 
-    def _run(self, job: _Job) -> list[wire.Buffer]:
-        """Run a call; the frames that answer it (none when nobody waits any more)."""
+    def _run(self, job: Job) -> list[wire.Buffer]:
+        """Run a call; the frames that answer it: none when nobody waits any more, or when it has only begun."""
         call, method, current = job.call, job.method, job.current
-        started = time.monotonic()
+        started = job.started = time.monotonic()
         if current._cancelled:
             return []
         if current.deadline is not None and started >= current.deadline:
@@ -415,32 +466,59 @@ class Server:
             return self._error(call.id, wire.BAD_ARGUMENTS, text)
         job.size_in = wire.size_of(call.segments)
         call.segments.clear()
-        running.call = current
+        if call.flags & wire.STREAMS:
+            args, kwargs = _results().receive(job, args, kwargs)
+        token = running.set(current)
         try:
-            segments = codec.dumps_reply(call.method, method.function(*args, **kwargs))
-            job.size_out = wire.size_of(segments)
-            job.failed = False
-            frames = self._reply(job, segments)
-        except NotPicklable as e:
-            frames = self._error(call.id, wire.BAD_REPLY, e.message)
+            result = method.function(*args, **kwargs)
+            if type(result) not in _AT_ONCE and _may_take_time(result) and _results().takes_time(result):
+                job.later = result
+                return []
+            frames = self.returned(job, result)
         except BaseException as e:  # noqa: BLE001  # SystemExit and KeyboardInterrupt too: the server lives on
-            segments = codec.dumps_error(e, self.name)
-            job.size_out = wire.size_of(segments)
-            frames = wire.error(call.id, len(self._running) - 1, wire.RAISED, segments)
+            frames = self.raised(job, e)
         finally:
-            running.call = None
+            running.reset(token)
         if self._disowned:  # the method forked, and this is the child, which came back: no lock here can be trusted
             raise SystemExit
         job.seconds = time.monotonic() - started
         return [] if current.cancelled else frames
 
-    def _count(self, job: _Job) -> None:
+    def returned(self, job: Job, value: Any) -> list[wire.Buffer]:
+        """The frames that answer a job whose method returned *value*."""
+        try:
+            segments = codec.dumps_reply(job.call.method, value)
+        except NotPicklable as e:
+            return self._error(job.call.id, wire.BAD_REPLY, e.message)
+        job.size_out = wire.size_of(segments)
+        job.failed = False
+        return self._reply(job, segments)
+
+    def raised(self, job: Job, error: BaseException) -> list[wire.Buffer]:
+        """The frames that answer a job whose method raised."""
+        segments = codec.dumps_error(error, self.name)
+        job.size_out = wire.size_of(segments)
+        return wire.error(job.call.id, len(self._running) - 1, wire.RAISED, segments)
+
+    def _go_on(self, job: Job, *, own_thread: bool) -> None:
+        """See a job to its end whose method has only begun."""
+        later, job.later = job.later, None
+        _results().go_on(self, job, later, own_thread=own_thread)
+
+    def coroutines(self) -> Coroutines:
+        """The event loop on which coroutines run."""
+        with self._lock:
+            if self._coroutines is None:
+                self._coroutines = _results().Coroutines(self)
+            return self._coroutines
+
+    def _count(self, job: Job) -> None:
         """Learn from a run and count it, when its caller no longer waits for us."""
         if job.seconds >= 0:
             job.method.took(job.seconds)
             self.stats.record(job.call.method, job.seconds, job.size_out, job.size_in, job.failed)
 
-    def _reply(self, job: _Job, segments: list[wire.Buffer]) -> list[wire.Buffer]:
+    def _reply(self, job: Job, segments: list[wire.Buffer]) -> list[wire.Buffer]:
         call = job.call
         size = job.size_out
         if size > self._limits.payload:
@@ -450,22 +528,46 @@ class Server:
             return wire.reply(call.id, len(self._running) - 1, segments)
         self._log_size(call.method, size)
         token = int.from_bytes(os.urandom(8), "big") | 1
-        job.peer.parked[token] = (call.id, segments)
-        self._parked[token] = job.peer
+        self.park(job.peer, call.id, token, segments)
         return [wire.parked(call.id, len(self._running) - 1, token, size)]
+
+    def park(self, peer: Caller, id: int, token: int, what: Parked) -> None:
+        """Keep the result of call *id* until it is fetched by *token*."""
+        peer.parked[token] = (id, what)
+        self._parked[token] = peer
+
+    def move(self, job: Job, peer: Caller, id: int) -> None:
+        """A job whose result was fetched goes on as call *id* of *peer*."""
+        self._running.pop((job.peer.fd, job.call.id), None)
+        self._end(job)
+        with peer.lock:
+            peer.jobs[id] = self._running[peer.fd, id] = job.current
+        job.peer, job.call = peer, job.call._replace(id=id, flags=job.call.flags | wire.DIRECT)
 
     def _error(self, id: int, code: int, text: str) -> list[wire.Buffer]:
         return wire.error(id, len(self._running) - 1, code, codec.refusal(text))
 
-    def _end(self, job: _Job) -> None:
+    def _end(self, job: Job) -> None:
         """After its answer was queued."""
+        if job.incoming:
+            _results().release(job)
         job.peer.jobs.pop(job.call.id, None)
         if job.peer.goodbye and not job.peer.jobs:
             self._ended.set()
             job.peer.connection.end_sending()
 
-    def _finish(self, job: _Job, frames: list[wire.Buffer]) -> None:
+    def _leave_queue(self, queue: Queue) -> None:
+        """Let the next call of a serial service run."""
+        job = queue.leave()
+        if job is not None:
+            self._begin(job)
+            self._poller.wake()
+
+    def finish(self, job: Job, frames: list[wire.Buffer]) -> None:
         """Answer a call from a thread that has not the turn."""
+        if job.later is not None:
+            self._go_on(job, own_thread=True)
+            return
         self._running.pop((job.peer.fd, job.call.id), None)
         if frames:
             if wire.size_of(frames) > BULK:
@@ -474,6 +576,8 @@ class Server:
                 job.peer.connection.send(frames)
             job.peer.check_queue()
         self._end(job)
+        if job.method.queue is not None:
+            self._leave_queue(job.method.queue)
         self._count(job)
 
     def _send_big(self, peer: Caller, frames: list[wire.Buffer]) -> None:
@@ -490,8 +594,12 @@ class Server:
         entry = owner.parked.get(event.token)
         if entry is None:
             return
-        id, segments = entry
-        self._send_big(peer, wire.reply(event.id, self.in_flight, segments))
+        id, what = entry
+        if callable(what):
+            self._drop_parked(owner, id)
+            what(peer, event.id)
+            return
+        self._send_big(peer, wire.reply(event.id, self.in_flight, what))
         peer.check_queue()
         self._drop_parked(owner, id)
 
@@ -571,6 +679,7 @@ class Server:
         for token in list(peer.parked):
             self._parked.pop(token, None)
         peer.parked.clear()
+        peer.streams.clear()
         self._poller.remove(peer.fd)
         self._discard(peer)
         self._ended.set()
@@ -592,17 +701,30 @@ class Server:
         self._poller.disown()
 
 
+_AT_ONCE = frozenset({type(None), int, float, str, bytes, bool, list, tuple, dict, set})  # nearly all results
+
+
+def _may_take_time(result: Any) -> bool:
+    cls = type(result)
+    return hasattr(cls, "__next__") or hasattr(cls, "__anext__") or hasattr(cls, "__await__")
+
+
+def _results() -> Any:
+    """`bigm.rpc.results`, which agents never need: named like this it stays out of their zip."""
+    return importlib.import_module("bigm.rpc.results")
+
+
 class _Run:
     """A job as a task for a thread of its own."""
 
     __slots__ = ("job", "server")
 
-    def __init__(self, server: Server, job: _Job) -> None:
+    def __init__(self, server: Server, job: Job) -> None:
         self.server = server
         self.job = job
 
     def __call__(self) -> None:
-        self.server._finish(self.job, self.server._run(self.job))
+        self.server.finish(self.job, self.server._run(self.job))
 
 
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()

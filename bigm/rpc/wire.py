@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Callable, NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 from bigm.errors import PayloadTooLarge, ProtocolError
 
 Buffer = Union[bytes, bytearray, memoryview, mmap.mmap]
 
 MAGIC = b"bigm"
-VERSION = 1
+VERSION = 2
 
-# Types of frames. 16 to 31 are kept for streams (open, item, credit, end).
+# Types of frames. 16 to 31 are those of streams: `bigm.rpc.streamwire`.
 HELLO = 1  # server to client, first thing on every connection
 CALL = 2  # client to server, with payload
 REPLY = 3  # server to client, with payload
@@ -39,6 +39,7 @@ GOODBYE = 8  # either way: nothing more will follow; tells the last call that wa
 
 # Flags of CALL.
 DIRECT = 1  # this connection carries big payloads: reply here whatever the size
+STREAMS = 2  # arguments of this call are streams
 
 # Codes of ERROR. Those below STARTED say that the method was not started.
 BUSY = 1
@@ -168,13 +169,13 @@ class Goodbye(NamedTuple):
     reason: str
 
 
-Event = Union[Hello, Call, Reply, Error, Parked, Fetch, Cancel, Goodbye]
+Event = Union[Hello, Call, Reply, Error, Parked, Fetch, Cancel, Goodbye, Any]  # and those of streams
 
 
 def hello(limits: Limits, name: str) -> bytes:
     """The first frame of a server. *name* is for messages only; identity is the certificate's business."""
     text = name.encode()[:MAX_REASON]
-    return _frame(HELLO, 0, 0, 0, _HELLO.pack(MAGIC, VERSION, limits.in_flight, limits.payload) + text)
+    return frame(HELLO, 0, 0, 0, _HELLO.pack(MAGIC, VERSION, limits.in_flight, limits.payload) + text)
 
 
 def call(id: int, method: str, timeout: float, segments: Sequence[Buffer], *, flags: int = 0) -> list[Buffer]:
@@ -184,9 +185,9 @@ def call(id: int, method: str, timeout: float, segments: Sequence[Buffer], *, fl
     if count == 1:
         size = len(segments[0])
         head = _ONE_CALL.pack(CALL, flags, 0, 20 + len(name), id, timeout, len(name), 1, size)
-        return _joined(head + name, segments)
-    header = _CALL.pack(timeout, len(name), count) + _lengths(segments) + name
-    return _joined(_frame(CALL, flags, 0, id, header), segments)
+        return joined(head + name, segments)
+    header = _CALL.pack(timeout, len(name), count) + pack_lengths(segments) + name
+    return joined(frame(CALL, flags, 0, id, header), segments)
 
 
 def method_name(method: str) -> bytes:
@@ -201,35 +202,35 @@ def reply(id: int, load: int, segments: Sequence[Buffer]) -> list[Buffer]:
     """A result as buffers to send in this order."""
     if len(segments) == 1:
         head = _ONE_REPLY.pack(REPLY, 0, min(load, MAX_LOAD), 10, id, 1, len(segments[0]))
-        return _joined(head, segments)
-    header = _COUNT.pack(len(segments)) + _lengths(segments)
-    return _joined(_frame(REPLY, 0, min(load, MAX_LOAD), id, header), segments)
+        return joined(head, segments)
+    header = _COUNT.pack(len(segments)) + pack_lengths(segments)
+    return joined(frame(REPLY, 0, min(load, MAX_LOAD), id, header), segments)
 
 
 def error(id: int, load: int, code: int, segments: Sequence[Buffer]) -> list[Buffer]:
     """A refusal or a raised exception as buffers to send in this order."""
-    header = _ERROR.pack(code, len(segments)) + _lengths(segments)
-    return _joined(_frame(ERROR, 0, min(load, MAX_LOAD), id, header), segments)
+    header = _ERROR.pack(code, len(segments)) + pack_lengths(segments)
+    return joined(frame(ERROR, 0, min(load, MAX_LOAD), id, header), segments)
 
 
 def parked(id: int, load: int, token: int, size: int) -> bytes:
     """The announcement of a big result."""
-    return _frame(PARKED, 0, min(load, MAX_LOAD), id, _U64.pack(token) + _U64.pack(size))
+    return frame(PARKED, 0, min(load, MAX_LOAD), id, _U64.pack(token) + _U64.pack(size))
 
 
 def fetch(id: int, token: int) -> bytes:
     """Ask for a big result on this connection."""
-    return _frame(FETCH, 0, 0, id, _U64.pack(token))
+    return frame(FETCH, 0, 0, id, _U64.pack(token))
 
 
 def cancel(id: int) -> bytes:
     """Give a call up."""
-    return _frame(CANCEL, 0, 0, id, b"")
+    return frame(CANCEL, 0, 0, id, b"")
 
 
 def goodbye(last: int, reason: str) -> bytes:
     """The last frame of a connection; *last* is the highest call that was started (0: none)."""
-    return _frame(GOODBYE, 0, 0, 0, _U64.pack(last) + reason.encode()[:MAX_REASON])
+    return frame(GOODBYE, 0, 0, 0, _U64.pack(last) + reason.encode()[:MAX_REASON])
 
 
 def size_of(segments: Sequence[Buffer]) -> int:
@@ -259,12 +260,12 @@ class Decoder:
 
     Args:
         limits: what is accepted.
-        accepts: the types of frames that the other side may send.
+        accepts: the types of frames that the other side may send, and what reads their headers.
     """
 
-    def __init__(self, limits: Limits, accepts: Sequence[int], allocate: Callable[[int], Buffer] = allocate) -> None:
+    def __init__(self, limits: Limits, accepts: Readers, allocate: Callable[[int], Buffer] = allocate) -> None:
         self._limits = limits
-        self._accepts = frozenset(accepts)
+        self._accepts = accepts
         self._allocate = allocate
         self._memory = mmap.mmap(-1, CHUNK)  # not a bytearray, which would touch every page of it
         self._view = memoryview(self._memory)
@@ -360,7 +361,7 @@ class Decoder:
             header = self._memory[body : body + length]
             body += length
             try:
-                event, lengths = _READERS[kind](header, flags, load, id)
+                event, lengths = self._accepts[kind](header, flags, load, id)
             except (struct.error, UnicodeDecodeError) as e:
                 raise ProtocolError(f"a malformed header in a frame of type {kind}: {e}") from e
             if lengths:
@@ -434,10 +435,10 @@ class _Bulk:
         return not self._rooms
 
 
-_Read = tuple[Event, Sequence[int]]
+Read = tuple[Event, Sequence[int]]
 
 
-def _read_hello(header: bytes, flags: int, load: int, id: int) -> _Read:
+def _read_hello(header: bytes, flags: int, load: int, id: int) -> Read:
     magic, version, in_flight, payload = _HELLO.unpack_from(header)
     if magic != MAGIC:
         raise ProtocolError(f"a greeting that begins with {magic!r}, not with {MAGIC!r}")
@@ -446,9 +447,9 @@ def _read_hello(header: bytes, flags: int, load: int, id: int) -> _Read:
     return Hello(version, in_flight, payload, header[_HELLO.size :].decode()), ()
 
 
-def _read_call(header: bytes, flags: int, load: int, id: int) -> _Read:
+def _read_call(header: bytes, flags: int, load: int, id: int) -> Read:
     timeout, length, count = _CALL.unpack_from(header)
-    lengths = _unpack_lengths(header, _CALL.size, count)
+    lengths = unpack_lengths(header, _CALL.size, count)
     name = header[_CALL.size + 8 * count :]
     if len(name) != length or length > MAX_METHOD or not count:
         raise ProtocolError("a call whose header does not add up")
@@ -457,40 +458,41 @@ def _read_call(header: bytes, flags: int, load: int, id: int) -> _Read:
     return Call(id, flags, name.decode(), timeout, []), lengths
 
 
-def _read_reply(header: bytes, flags: int, load: int, id: int) -> _Read:
+def _read_reply(header: bytes, flags: int, load: int, id: int) -> Read:
     (count,) = _COUNT.unpack_from(header)
     if len(header) != _COUNT.size + 8 * count or not count:
         raise ProtocolError("a reply whose header does not add up")
-    return Reply(id, load, []), _unpack_lengths(header, _COUNT.size, count)
+    return Reply(id, load, []), unpack_lengths(header, _COUNT.size, count)
 
 
-def _read_error(header: bytes, flags: int, load: int, id: int) -> _Read:
+def _read_error(header: bytes, flags: int, load: int, id: int) -> Read:
     code, count = _ERROR.unpack_from(header)
     if len(header) != _ERROR.size + 8 * count or not count:
         raise ProtocolError("an error whose header does not add up")
-    return Error(id, load, code, []), _unpack_lengths(header, _ERROR.size, count)
+    return Error(id, load, code, []), unpack_lengths(header, _ERROR.size, count)
 
 
-def _read_parked(header: bytes, flags: int, load: int, id: int) -> _Read:
+def _read_parked(header: bytes, flags: int, load: int, id: int) -> Read:
     return Parked(id, load, *struct.unpack("!QQ", header)), ()
 
 
-def _read_fetch(header: bytes, flags: int, load: int, id: int) -> _Read:
+def _read_fetch(header: bytes, flags: int, load: int, id: int) -> Read:
     return Fetch(id, *_U64.unpack(header)), ()
 
 
-def _read_cancel(header: bytes, flags: int, load: int, id: int) -> _Read:
+def _read_cancel(header: bytes, flags: int, load: int, id: int) -> Read:
     if header:
         raise ProtocolError("a cancellation whose header does not add up")
     return Cancel(id), ()
 
 
-def _read_goodbye(header: bytes, flags: int, load: int, id: int) -> _Read:
+def _read_goodbye(header: bytes, flags: int, load: int, id: int) -> Read:
     (last,) = _U64.unpack_from(header)
     return Goodbye(last, header[_U64.size :].decode(errors="replace")), ()
 
 
-_READERS: dict[int, Callable[[bytes, int, int, int], _Read]] = {
+Readers = Mapping[int, Callable[[bytes, int, int, int], Read]]
+_READERS: Readers = {
     HELLO: _read_hello,
     CALL: _read_call,
     REPLY: _read_reply,
@@ -500,21 +502,24 @@ _READERS: dict[int, Callable[[bytes, int, int, int], _Read]] = {
     CANCEL: _read_cancel,
     GOODBYE: _read_goodbye,
 }
-FROM_SERVER = (HELLO, REPLY, ERROR, PARKED, GOODBYE)
-FROM_CLIENT = (CALL, FETCH, CANCEL, GOODBYE)
+FROM_SERVER = {kind: _READERS[kind] for kind in (HELLO, REPLY, ERROR, PARKED, GOODBYE)}
+FROM_CLIENT = {kind: _READERS[kind] for kind in (CALL, FETCH, CANCEL, GOODBYE)}
 
 
-def _frame(kind: int, flags: int, load: int, id: int, header: bytes) -> bytes:
+def frame(kind: int, flags: int, load: int, id: int, header: bytes) -> bytes:
+    """Head and header of a frame."""
     return _HEAD.pack(kind, flags, load, len(header), id) + header
 
 
-def _lengths(segments: Sequence[Buffer]) -> bytes:
+def pack_lengths(segments: Sequence[Buffer]) -> bytes:
+    """The lengths of a payload's segments, as they stand in a header. Raises ProtocolError when there are too many."""
     if len(segments) > MAX_SEGMENTS:
         raise ProtocolError(f"a payload of {len(segments)} segments; at most {MAX_SEGMENTS} are allowed")
     return struct.pack(f"!{len(segments)}Q", *[len(segment) for segment in segments])
 
 
-def _unpack_lengths(header: bytes, offset: int, count: int) -> Sequence[int]:
+def unpack_lengths(header: bytes, offset: int, count: int) -> Sequence[int]:
+    """What `pack_lengths` packed. Raises ProtocolError or struct.error when the header does not hold that."""
     if count > MAX_SEGMENTS:
         raise ProtocolError(f"a payload of {count} segments; at most {MAX_SEGMENTS} are allowed")
     if count == 1:
@@ -522,7 +527,7 @@ def _unpack_lengths(header: bytes, offset: int, count: int) -> Sequence[int]:
     return struct.unpack_from(f"!{count}Q", header, offset)
 
 
-def _joined(head: bytes, segments: Sequence[Buffer]) -> list[Buffer]:
+def joined(head: bytes, segments: Sequence[Buffer]) -> list[Buffer]:
     """One buffer when all is small, so that one write sends it; else nothing is copied."""
     if len(segments) == 1 and len(segments[0]) <= 4096:
         return [head + segments[0]]

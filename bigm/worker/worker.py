@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Callable, Optional
 
 from bigm.errors import NotAllowed
+from bigm.rpc import streamwire
 from bigm.rpc.codec import Home
 from bigm.rpc.identity import DRIVER, MACHINE, WORKER, Identity
 from bigm.rpc.server import Server
@@ -43,7 +44,7 @@ class Worker:
     ) -> None:
         identity = credentials.identity
         self.name = identity.machine if procs == 1 else f"{identity.machine} worker {identity.proc}"
-        self.server = Server(credentials, name=self.name, authorize=authorize)
+        self.server = Server(credentials, name=self.name, accepts=streamwire.FROM_CLIENT, authorize=authorize)
         self.supervisor = Supervisor(self.server, self.name, self._see_cluster)
         self.server.register(NAME, self.supervisor)
         self.home = Home(identity.cluster, lambda addr: self._peers().dial(addr), worker=True)

@@ -6,6 +6,7 @@ import socket
 import threading
 from typing import Any, Optional
 
+from bigm.rpc import streamwire
 from bigm.rpc.client import Client
 from bigm.rpc.identity import DRIVER, MACHINE, Identity
 from bigm.rpc.server import Server
@@ -53,7 +54,8 @@ class Place:
         self.thread.start()
 
     def make(self) -> Server:
-        server = Server(self.settings.get("credentials") or self.certificates.machine(), name="m0", **self._others())
+        credentials = self.settings.get("credentials") or self.certificates.machine()
+        server = Server(credentials, name="m0", accepts=streamwire.FROM_CLIENT, **self._others())
         for name, service in self.services.items():
             server.register(name, service)
         return server

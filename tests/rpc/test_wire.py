@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigm.errors import PayloadTooLarge, ProtocolError
-from bigm.rpc import wire
+from bigm.rpc import streamwire, wire
 from bigm.rpc.wire import Decoder, Limits
 
-ALL = (*wire.FROM_SERVER, *wire.FROM_CLIENT)
+ALL = {**streamwire.FROM_SERVER, **streamwire.FROM_CLIENT}
 LIMITS = Limits()
 IDS = st.integers(0, 2**64 - 1)
 SEGMENTS = st.lists(st.binary(max_size=300), min_size=1, max_size=6)
+STREAMS = st.integers(0, 65535)
 NAMES = st.text(min_size=1, max_size=40)
 TIMEOUTS = st.floats(min_value=0, allow_nan=False)
 
@@ -72,7 +73,33 @@ FRAMES = st.one_of(
     st.builds(lambda id, token: (wire.fetch(id, token), wire.Fetch(id, token)), IDS, IDS),
     st.builds(lambda id: (wire.cancel(id), wire.Cancel(id)), IDS),
     st.builds(lambda last, text: (wire.goodbye(last, text), wire.Goodbye(last, text)), IDS, st.text(max_size=40)),
-    st.builds(lambda name: (wire.hello(Limits(), name), wire.Hello(1, 8192, 64 << 30, name)), st.text(max_size=40)),
+    st.builds(lambda id, s: (streamwire.opened(id, 3, s), streamwire.Opened(id, 3, s)), IDS, st.booleans()),
+    st.builds(
+        lambda id, n, how, s: (streamwire.items(id, n, how, s), streamwire.Items(id, n, how, s)),
+        IDS,
+        STREAMS,
+        st.sampled_from([streamwire.BYTES, streamwire.ONE, streamwire.MANY]),
+        SEGMENTS,
+    ),
+    st.builds(
+        lambda id, n, size, s: (streamwire.credit(id, n, size, seekable=s), streamwire.Credit(id, n, size, s)),
+        IDS,
+        STREAMS,
+        IDS,
+        st.booleans(),
+    ),
+    st.builds(lambda id, n: (streamwire.end(id, n), streamwire.End(id, n, streamwire.CLEAN, [])), IDS, STREAMS),
+    st.builds(
+        lambda id, n, code, s: (streamwire.end(id, n, code, s), streamwire.End(id, n, code, s)),
+        IDS,
+        STREAMS,
+        st.integers(1, 255),
+        SEGMENTS,
+    ),
+    st.builds(lambda id, n: (streamwire.stop(id, n), streamwire.Stop(id, n)), IDS, STREAMS),
+    st.builds(
+        lambda name: (wire.hello(Limits(), name), wire.Hello(wire.VERSION, 8192, 64 << 30, name)), st.text(max_size=40)
+    ),
 )
 
 
@@ -163,6 +190,10 @@ HEAD = struct.Struct("!BBHIQ")
         (HEAD.pack(wire.HELLO, 0, 0, 18, 1) + struct.pack("!4sHIQ", b"bigm", 7, 1, 1), "speaks version 7"),
         (HEAD.pack(wire.REPLY, 0, 0, 2, 1) + b"\0\0", "does not add up"),
         (HEAD.pack(wire.CANCEL, 0, 0, 2, 1) + b"\0\0", "does not add up"),
+        (HEAD.pack(streamwire.ITEMS, 0, 0, 5, 1) + struct.pack("!HBH", 0, 0, 0), "does not add up"),
+        (HEAD.pack(streamwire.ITEMS, 0, 0, 13, 1) + struct.pack("!HBHQ", 0, 9, 1, 0), "does not add up"),
+        (HEAD.pack(streamwire.END, 0, 0, 5, 1) + struct.pack("!HBH", 0, 16, 0), "does not add up"),
+        (HEAD.pack(streamwire.STOP, 0, 0, 3, 1) + b"abc", "malformed header"),
     ],
 )
 def test_what_is_not_the_protocol_is_named(data: bytes, error: str) -> None:

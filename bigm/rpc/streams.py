@@ -1,0 +1,621 @@
+"""Streams: items on their way in one direction of a call, each leaving as soon as it is there.
+
+Theory of operation. Stream 0 of a call is its result, streams from 1 on are arguments. Each has a `Writer` on one side
+and an `Incoming` on the other, which the connection's reader hands the frames of that stream; it never waits for
+either, so an unread stream stops nobody else. What bounds memory is *credit*: a writer sends while the reader has
+promised room, WINDOW bytes of it and at most one frame more, and then waits. An argument begins without credit: its
+first byte leaves when the method runs, so that a call which was refused has not touched the caller's iterator.
+
+Small items are sent together when they come in quick succession: the writer leaves the sending to the thread that
+writes for all (`Side.soon`), which takes what has come together until then. An item after a pause leaves at once.
+
+Not for agents, which stream nothing: this module is imported when the first stream is opened.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol, Union
+
+from bigm.errors import BigmError, CallError, DeadlineExceeded, NotPicklable, ProtocolError
+from bigm.rpc import codec, interrupts, streamwire, wire
+from bigm.rpc.calls import NEVER, Outcome, WaitingCall
+from bigm.rpc.streamwire import WINDOW
+from bigm.rpc.wire import Buffer
+
+if TYPE_CHECKING:
+    import asyncio
+
+TOGETHER = 32 * 1024  # bytes; small items are sent together up to this size
+SMALL = 16 * 1024  # bytes; a bigger item is sent alone
+PAUSE = 0.0002  # seconds since the last sending after which an item leaves at once
+PIECE = 256 * 1024  # bytes; what is read of a file at once
+
+_ATOMS = frozenset({int, float, bool, str, bytes, type(None)})  # pickled in one step, nothing in them out of band
+_NOTHING = object()
+
+logger = logging.getLogger("bigm.rpc")
+
+
+class Stopped(Exception):
+    """Nobody reads this stream any more. Never leaves this package."""
+
+
+class Side(Protocol):
+    """One side of a connection, as the streams on it see it."""
+
+    @property
+    def home(self) -> Optional[codec.Home]:
+        """Whose the items become that arrive here."""
+
+    def enqueue(self, frames: Sequence[Buffer]) -> None:
+        """Queue a frame; `flush` follows. Never waits."""
+
+    def flush(self) -> None:
+        """Send what is queued as far as the socket takes it. Never waits."""
+
+    def send_waiting(self, frames: Sequence[Buffer]) -> None:
+        """Send a big frame from this thread."""
+
+    def soon(self, function: Callable[[], None]) -> None:
+        """Have a quick function called by the thread that writes for all. Takes no lock: a finalizer may call it."""
+
+    def wait(self, incoming: Incoming) -> None:
+        """Wait until *incoming* has an outcome, or its deadline has passed."""
+
+    def want(self, incoming: Incoming) -> None:
+        """A coroutine waits for *incoming*: see to it that the connection is read."""
+
+    def abandon(self, incoming: Incoming) -> None:
+        """Nobody reads *incoming* any more: tell the writer, and forget it."""
+
+    def forget(self, stream: Union[Incoming, Writer]) -> None:
+        """The stream has ended."""
+
+
+class Incoming(WaitingCall):
+    """The reading end of a stream, as the connection's reader sees it.
+
+    Its `outcome` is not the call's but a mark that there is something to take.
+
+    Args:
+        side: the connection.
+        id: the call.
+        stream: the number of the stream in it.
+        method: "Service.method", for messages.
+        deadline: monotonic time after which reading fails, or NEVER.
+        seekable: the method takes an `offset`.
+        room: bytes the writer was promised.
+    """
+
+    def __init__(
+        self,
+        side: Side,
+        id: int,
+        stream: int,
+        method: str,
+        deadline: float,
+        *,
+        seekable: bool = False,
+        room: int = WINDOW,
+    ) -> None:
+        super().__init__(method, (b"",), deadline, False)
+        self.id = id
+        self.stream = stream
+        self.side = side
+        self.seekable = seekable
+        self.on_end: Optional[Callable[[], None]] = None
+        self.needs_reader = False  # whoever waits for a frame does not read the connection
+        self._room = room
+        self._owed = 0
+        self._events: deque[Union[streamwire.Items, streamwire.End, BaseException]] = deque()
+        self._alarm: Optional[Callable[[], None]] = None  # of a coroutine that waits
+
+    def __repr__(self) -> str:
+        return f"<Incoming {self.method}, stream {self.stream} of call {self.id}: {len(self._events)} frames to take>"
+
+    def deliver(self, event: streamwire.StreamEvent) -> None:
+        """Take a frame. The connection's reader only; never waits.
+
+        Raises:
+            ProtocolError: the other side sent more than there was room for.
+        """
+        if isinstance(event, streamwire.Items):
+            if self._room <= 0:
+                raise ProtocolError(f"items of {self.method} for which there was no room")
+            self._room -= wire.size_of(event.segments)
+        elif not isinstance(event, streamwire.End):
+            raise ProtocolError(f"a frame to the reader of {self.method} that only its writer can take")
+        self._put(event)
+
+    def settle(self, outcome: Outcome) -> None:
+        """The stream has ended with an error of this side: nothing follows."""
+        assert isinstance(outcome, BaseException)
+        self._put(outcome)
+
+    def take(self) -> Union[streamwire.Items, streamwire.End, BaseException]:
+        """The next frame, waited for.
+
+        Raises:
+            DeadlineExceeded: the call's time is over.
+        """
+        while True:
+            try:
+                return self._events.popleft()
+            except IndexError:
+                self.outcome = None
+            if self._events:  # it came between the two lines above
+                continue
+            self._check_deadline()
+            self.side.wait(self)
+
+    async def atake(self) -> Union[streamwire.Items, streamwire.End, BaseException]:
+        """The same for a coroutine."""
+        while not self._events:
+            await self._sleep()
+        return self._events.popleft()
+
+    def consumed(self, size: int) -> None:
+        """Say that the reader has taken so many bytes out of what came; the writer is told now and then."""
+        self._owed += size
+        if self._owed >= WINDOW // 2:
+            owed, self._owed = self._owed, 0
+            self._room += owed
+            self.side.enqueue([streamwire.credit(self.id, self.stream, owed)])
+            self.side.flush()
+
+    def _put(self, event: Union[streamwire.Items, streamwire.End, BaseException]) -> None:
+        self._events.append(event)
+        self.needs_reader = False
+        self.outcome = event  # type: ignore[assignment]  # only a mark; see above
+        self.wake()
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            alarm()
+
+    async def _sleep(self) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._alarm = _alarm(loop, waiter)
+        if self._events:
+            return
+        self._check_deadline()
+        self.side.want(self)
+        left = self.deadline - time.monotonic()
+        await asyncio.wait([waiter], timeout=None if left == NEVER else max(0.0, left))
+
+    def _check_deadline(self) -> None:
+        if time.monotonic() >= self.deadline:
+            waited = time.monotonic() - self.started
+            raise DeadlineExceeded(f"{self.method}: its stream had not ended within {waited:.3g} s")
+
+
+def _alarm(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> Callable[[], None]:
+    """Wakes a coroutine of *loop*, from any thread."""
+
+    def ring() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def alarm() -> None:
+        try:
+            loop.call_soon_threadsafe(ring)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            pass
+
+    return alarm
+
+
+class Stream:
+    """Items from the other side of a call: an iterator, for `for` and for `async for`.
+
+    Items arrive in order, an error of the writer's behind those before it. Reading waits only when nothing has come.
+    Whoever stops reading early closes it, by `close`, by leaving a `with` block, or by letting go of it; the writer's
+    generator is then closed too. For one reader at a time.
+    """
+
+    def __init__(self, incoming: Incoming) -> None:
+        self._incoming = incoming
+        self._batch: Iterator[bytes] = iter(())
+        self._done = False
+
+    def __repr__(self) -> str:
+        return f"<Stream of {self._incoming.method} {'ended' if self._done else 'open'}>"
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Any:
+        """The next item.
+
+        Raises:
+            StopIteration: there are no more.
+            Exception: the writer's own, as itself.
+            MayHaveRun: the connection was lost.
+            MachineStopped: the machine ended, with its cause.
+            DeadlineExceeded: the call's timeout, which is the whole stream's, is over.
+        """
+        for pickled in self._batch:
+            return codec.loads((pickled,), self._incoming.side.home)
+        while not self._done:
+            with interrupts.deferred():
+                value = self._value(self._taken())
+            if value is not _NOTHING:
+                return value
+        raise StopIteration
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Any:
+        """The next item; errors as of `__next__`, StopAsyncIteration at the end."""
+        for pickled in self._batch:
+            return codec.loads((pickled,), self._incoming.side.home)
+        while not self._done:
+            try:
+                event = await self._incoming.atake()
+            except DeadlineExceeded:
+                self.close()
+                raise
+            value = self._value(event)
+            if value is not _NOTHING:
+                return value
+        raise StopAsyncIteration
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Read no more: the writer is told to stop. Idempotent; never waits."""
+        if not self._done:
+            self._end()
+            with interrupts.deferred():
+                self._incoming.side.abandon(self._incoming)
+
+    async def aclose(self) -> None:
+        """The same, for `contextlib.aclosing`."""
+        self.close()
+
+    def __del__(self) -> None:
+        if not self._done:
+            incoming = self._incoming
+            incoming.side.soon(lambda: incoming.side.abandon(incoming))  # not here: any lock may be held
+
+    @property
+    def seekable(self) -> bool:
+        """Whether the method takes an `offset`, so that the stream can be opened again in the middle."""
+        return self._incoming.seekable
+
+    def consumed(self, size: int) -> None:
+        """Tell the writer that so many bytes were taken, which `next_bytes` was told not to say."""
+        if not self._done:
+            self._incoming.consumed(size)
+
+    def next_bytes(self, *, consume: bool = True) -> Optional[Buffer]:
+        """The next item of a stream of bytes, where it was received, without a copy; None at the end.
+
+        Args:
+            consume: say so to the writer; else `consumed` does later.
+        Raises:
+            CallError: the item is not bytes.
+        """
+        for pickled in self._batch:
+            return _as_bytes(pickle.loads(pickled))  # nothing but bytes is wanted
+        while not self._done:
+            with interrupts.deferred():
+                event = self._taken()
+                if isinstance(event, streamwire.Items) and event.how == streamwire.BYTES:
+                    if consume:
+                        self._incoming.consumed(wire.size_of(event.segments))
+                    return event.segments[0]
+                value = self._value(event)
+            if value is not _NOTHING:
+                return _as_bytes(value)
+        return None
+
+    def _taken(self) -> Union[streamwire.Items, streamwire.End, BaseException]:
+        try:
+            return self._incoming.take()
+        except DeadlineExceeded:
+            self.close()
+            raise
+
+    def _value(self, event: Union[streamwire.Items, streamwire.End, BaseException]) -> Any:
+        """What a frame says: an item, _NOTHING at a clean end; raises the error it carries."""
+        if isinstance(event, streamwire.Items):
+            self._incoming.consumed(wire.size_of(event.segments))
+            if event.how == streamwire.BYTES:
+                return bytes(event.segments[0])
+            if event.how == streamwire.ONE:
+                return codec.loads(event.segments, self._incoming.side.home)
+            self._batch = iter(pickle.loads(event.segments[0]))
+            return codec.loads((next(self._batch),), self._incoming.side.home)
+        self._end()
+        self._incoming.side.forget(self._incoming)
+        if isinstance(event, BaseException):
+            raise event
+        if event.code == streamwire.CLEAN:
+            return _NOTHING
+        raise end_error(event, self._incoming.method, self._incoming.side.home)
+
+    def _end(self) -> None:
+        self._done = True
+        self._batch = iter(())
+        if self._incoming.on_end is not None:
+            self._incoming.on_end()
+
+
+def end_error(event: streamwire.End, method: str, home: Optional[codec.Home]) -> BaseException:
+    """What the reader raises at an END that is not a clean one."""
+    if event.code == wire.RAISED:
+        return codec.loads_error(event.segments, home)
+    text, hint = codec.read_refusal(event.segments)
+    kind: type[BigmError] = {wire.BAD_REPLY: NotPicklable, wire.EXPIRED: DeadlineExceeded}.get(
+        event.code, ProtocolError
+    )
+    return kind(f"{method}: {text}", hint=hint)
+
+
+def _as_bytes(value: Any) -> Buffer:
+    if isinstance(value, (bytes, bytearray)):
+        return value
+    raise CallError(
+        f"a stream of bytes has an item of type {codec.type_name(type(value))}",
+        hint="yield bytes, or return a binary file; `stream` takes items of any type",
+    )
+
+
+class Writer:
+    """The sending end of a stream. `put` and `end` by one thread or coroutine, `deliver` by the connection's reader.
+
+    Args:
+        side: the connection.
+        id: the call.
+        stream: the number of the stream in it.
+        name: of this process, for tracebacks.
+        what: names an item in messages: "an item of S.squares".
+        room: bytes that may be sent before the reader promises more.
+        deadline: monotonic time after which nobody waits for items, or NEVER.
+    """
+
+    def __init__(
+        self, side: Side, id: int, stream: int, *, name: str, what: str, room: int, deadline: float = NEVER
+    ) -> None:
+        self.id = id
+        self.stream = stream
+        self.seekable = False  # the other side's method takes an `offset`; known from the first credit on
+        self.taken = 0  # bytes that the reader has taken, as far as it has said
+        self.on_first_room: Optional[Callable[[], None]] = None
+        self.needs_reader = True
+        self._side = side
+        self._name = name
+        self._what = what
+        self._deadline = deadline
+        self._room = room
+        self._stopped = False
+        self._changed = threading.Condition()
+        self._alarm: Optional[Callable[[], None]] = None  # of a coroutine that waits for room
+        self._batch: list[bytes] = []
+        self._size = 0
+        self._flushed = 0.0
+        self._asked = False
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._stopped else f"{self._room} bytes of room"
+        return f"<Writer of {self._what}, stream {self.stream} of call {self.id}: {state}>"
+
+    # By the connection's reader.
+
+    def deliver(self, event: streamwire.StreamEvent) -> None:
+        """Take a frame: room, or the reader's wish for no more. Never waits."""
+        if isinstance(event, streamwire.Credit):
+            with self._changed:
+                if self.on_first_room is None:
+                    self.taken += event.size
+                self._room += event.size
+                self._changed.notify_all()
+            self.seekable = self.seekable or event.seekable
+            begin, self.on_first_room = self.on_first_room, None
+            if begin is not None:
+                begin()
+            self._ring()
+        elif isinstance(event, streamwire.Stop):
+            self.stop()
+        else:
+            raise ProtocolError(f"a frame to the writer of {self._what} that only its reader can take")
+
+    def stop(self) -> None:
+        """Nobody reads any more: whoever puts an item is told. Any thread."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._ring()
+
+    # By whoever has the items.
+
+    def put(self, item: Any) -> None:
+        """Send an item, or wait until there is room for it.
+
+        Raises:
+            Stopped: nobody reads any more.
+            NotPicklable: the item cannot be pickled; names the path to what cannot.
+            DeadlineExceeded: the call's time is over.
+        """
+        self._await_room()
+        big = self._pack(item)
+        if big is not None:
+            self.flush()
+            self._await_room()
+            self._side.send_waiting(self._charged(*big))
+            self._flushed = time.monotonic()
+
+    async def aput(self, item: Any) -> None:
+        """The same for a coroutine. Sends without waiting for the socket: room bounds what is queued."""
+        await self._sleep_until_room()
+        big = self._pack(item)
+        if big is not None:
+            self.flush()
+            await self._sleep_until_room()
+            self._side.enqueue(self._charged(*big))
+            self._side.flush()
+            self._flushed = time.monotonic()
+
+    def flush(self) -> None:
+        """Send the small items that have come together. Any thread; never waits."""
+        self._asked = False
+        with self._changed:
+            if not self._batch:
+                return
+            batch, self._batch = self._batch, []
+            self._room -= self._size
+            self._size = 0
+            how, pickled = (streamwire.ONE, batch[0]) if len(batch) == 1 else (streamwire.MANY, pickle.dumps(batch, 5))
+            self._side.enqueue(streamwire.items(self.id, self.stream, how, [pickled]))
+        self._side.flush()
+        self._flushed = time.monotonic()
+
+    def end(self, error: Optional[BaseException] = None) -> None:
+        """Send the end, behind all items: clean, or with *error*."""
+        self.flush()
+        if error is None:
+            frames = streamwire.end(self.id, self.stream)
+        elif isinstance(error, NotPicklable):
+            frames = streamwire.end(self.id, self.stream, wire.BAD_REPLY, codec.refusal(error.message, error.hint))
+        elif isinstance(error, DeadlineExceeded):
+            frames = streamwire.end(self.id, self.stream, wire.EXPIRED, codec.refusal(error.message, error.hint))
+        else:
+            frames = streamwire.end(self.id, self.stream, wire.RAISED, codec.dumps_error(error, self._name))
+        if wire.size_of(frames) > SMALL:
+            self._side.send_waiting(frames)
+        else:
+            self._side.enqueue(frames)
+            self._side.flush()
+        self._side.forget(self)
+
+    def _pack(self, item: Any) -> Optional[tuple[int, list[Buffer]]]:
+        """Put a small item to its neighbours; a big one as it is to be sent."""
+        kind = type(item)
+        if kind is memoryview or (kind is bytes and len(item) > SMALL):
+            return streamwire.BYTES, [bytes(item)]  # no copy of what is bytes
+        if kind in _ATOMS:
+            segments: list[Buffer] = [pickle.dumps(item, 5)]
+        else:
+            segments = [_kept(segment) for segment in codec.dumps(item, self._what)]
+        if len(segments) > 1 or len(segments[0]) > SMALL:
+            return streamwire.ONE, segments
+        self._add(bytes(segments[0]))
+        return None
+
+    def _charged(self, how: int, segments: list[Buffer]) -> list[Buffer]:
+        """The frame of a big item, for which the room is taken."""
+        with self._changed:
+            self._room -= wire.size_of(segments)
+        return streamwire.items(self.id, self.stream, how, segments)
+
+    def _add(self, pickled: bytes) -> None:
+        """Have a small item sent with its neighbours."""
+        with self._changed:
+            self._batch.append(pickled)
+            self._size += len(pickled)
+        if self._size >= TOGETHER or time.monotonic() - self._flushed > PAUSE:
+            self.flush()
+        elif not self._asked:
+            self._asked = True
+            self._side.soon(self.flush)
+
+    def _await_room(self) -> None:
+        if self._room > 0 and not self._stopped:
+            return
+        self.flush()
+        left = self._deadline - time.monotonic()
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopped or self._room > 0, None if left == NEVER else max(0.0, min(left, 1e6))
+            )
+            if self._stopped:
+                raise Stopped
+            if self._room <= 0:
+                raise DeadlineExceeded("its deadline passed while its reader took nothing")
+
+    async def _sleep_until_room(self) -> None:
+        while self._room <= 0 or self._stopped:
+            if self._stopped:
+                raise Stopped
+            self.flush()
+            import asyncio
+
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            self._alarm = _alarm(loop, waiter)
+            if self._room <= 0 and not self._stopped:
+                await waiter  # ends with the task, which the end of the call cancels
+
+    def _ring(self) -> None:
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            alarm()
+
+
+def _kept(segment: Buffer) -> Any:
+    """A segment that stays as it is though the generator changes the array it yielded."""
+    return segment if isinstance(segment, bytes) or memoryview(segment).readonly else bytes(segment)
+
+
+def is_async(value: Any) -> bool:
+    """Whether *value* is iterated by `async for` only."""
+    return hasattr(type(value), "__anext__") and not hasattr(type(value), "__next__")
+
+
+def is_binary_file(value: Any) -> bool:
+    """Whether *value* is a file of bytes: it is streamed in pieces, not by lines."""
+    read = getattr(value, "read", None)
+    if read is None or not callable(read) or isinstance(value, Stream):
+        return False
+    return "b" in mode if isinstance(mode := getattr(value, "mode", None), str) else hasattr(value, "readinto")
+
+
+def pieces(file: Any) -> Iterator[bytes]:
+    """The rest of a binary file."""
+    while piece := file.read(PIECE):
+        yield piece
+
+
+def close_quietly(iterator: Any, method: str) -> None:
+    """Close a generator or file that nobody reads any more; what its cleaning up raises is only logged."""
+    close = getattr(iterator, "close", None)
+    if callable(close):
+        try:
+            close()
+        except Exception:
+            logger.exception("%s: closing its stream failed", method)
+
+
+async def aclose_quietly(iterator: AsyncIterator[Any], method: str) -> None:
+    """The same for an asynchronous one."""
+    close = getattr(iterator, "aclose", None)
+    if callable(close):
+        try:
+            await close()
+        except Exception:
+            logger.exception("%s: closing its stream failed", method)
