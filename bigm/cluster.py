@@ -12,10 +12,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from bigm import config
 from bigm.authority import Authority
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from bigm.executor import Executor
     from bigm.keeper import Keeper
     from bigm.readings import Variables
+
+T = TypeVar("T")
 
 _THREADS = 16  # for what blocks shortly: dialling, enrolling, ending; machines wait their turn
 
@@ -320,6 +322,53 @@ class Cluster(Groups):
             replace=replace,
             initializer=initializer,
             initargs=initargs,
+        )
+
+    def map(
+        self,
+        function: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        progress: bool = False,
+        retries: int = 0,
+        threads: int = 1,
+        ahead: int | None = None,
+        machines: Sequence[Machine] | None = None,
+    ) -> Iterator[T]:
+        """As the built-in `map`, by all workers, and as lazy: for more than fits into memory.
+
+        Nothing is read or run before the first result is asked for; then arguments are read as results are taken.
+
+        Args:
+            function: what to run; it goes by its import path, or by value where it has none.
+            iterables: its arguments; read in the thread that takes the results.
+            ordered: results in the order of the arguments; else as they come.
+            progress: show how far it is.
+            retries: how often a task may be run again after its machine was lost, since running it twice does no harm.
+            threads: tasks that each worker runs at a time.
+            ahead: tasks that may be read before their results are taken; None: a tenth of a second's work for each
+                worker, four at least.
+            machines: which; None: as for `executor`.
+        Returns:
+            Results. An exception is raised in its place, after the results before it. When the iterator is closed, by
+            that or by its reader, what still waits is dropped, and what runs is asked to stop.
+        Raises:
+            ConfigError: an argument is wrong; or, with the first result, there are no machines.
+        """
+        self._check_open()
+        from bigm.mapping import map_over  # as above
+
+        return map_over(
+            self._source(),
+            function,
+            iterables,
+            ordered=ordered,
+            progress=self._session.terminal if progress else None,
+            retries=retries,
+            threads=threads,
+            ahead=ahead,
+            machines=machines,
         )
 
     def shutdown(self) -> list[Leftover]:

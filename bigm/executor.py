@@ -43,7 +43,7 @@ class Executor(concurrent.futures.Executor):
 
     def __init__(self, scheduler: Scheduler, *, retries: int) -> None:
         self._scheduler = scheduler
-        self._retries = _whole("retries", retries, 0)
+        self._retries = whole("retries", retries, 0)
         self._pid = os.getpid()
         self._root: Executor | None = None
         self._finalizer = weakref.finalize(self, _retire, scheduler, self._pid)
@@ -156,7 +156,7 @@ class _View(Executor):
 
     def __init__(self, of: Executor, retries: int) -> None:
         self._scheduler = of._scheduler
-        self._retries = _whole("retries", retries, 0)
+        self._retries = whole("retries", retries, 0)
         self._pid = of._pid
         self._root = of  # which must live as long as this
 
@@ -172,7 +172,7 @@ def open_executor(
     initargs: tuple[Any, ...],
 ) -> Executor:
     """`Cluster.executor`, with the same arguments and errors."""
-    _whole("retries", retries, 0)  # before anything is started
+    whole("retries", retries, 0)  # before anything is started
     scheduler = open_scheduler(
         source, machines, threads=threads, replace=replace, initializer=initializer, initargs=initargs
     )
@@ -189,7 +189,7 @@ def open_scheduler(
     initargs: tuple[Any, ...] = (),
 ) -> Scheduler:
     """What an executor of that cluster gives its tasks to. Arguments as those of `Cluster.executor`."""
-    _whole("threads", threads, 1)
+    whole("threads", threads, 1)
     if initializer is not None and not callable(initializer):
         raise TypeError("initializer must be a callable")
     begin = None if initializer is None else codec.dumps((initializer, initargs), "the initializer")
@@ -301,7 +301,12 @@ def _is_interrupt(error: BaseException | None) -> bool:
     return isinstance(error, KeyboardInterrupt)
 
 
-def _whole(what: str, number: object, least: int) -> int:
+def whole(what: str, number: object, least: int) -> int:
+    """*number*, if it is a whole number from *least*.
+
+    Raises:
+        ConfigError: it is not; *what* names it.
+    """
     if isinstance(number, bool) or not isinstance(number, int) or number < least:
         raise ConfigError(f"{what} must be a whole number from {least}, not {number!r}")
     return number

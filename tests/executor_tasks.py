@@ -119,6 +119,15 @@ def cancelled_by(mark: Path) -> bool:
     return current_call().wait_cancelled(60.0)
 
 
+def stoppable(n: int, begun: Path, stopped: Path) -> int:
+    """Run until nobody wants the result; but for 0, which is quick."""
+    if n:
+        note(begun)
+        assert current_call().wait_cancelled(60.0)
+        note(stopped)
+    return n
+
+
 class Made:
     """A result that can be weakly referenced."""
 
