@@ -36,7 +36,7 @@ _NAMES = {
     "bigm.errors": (
         "BigmError ConfigError ProgramError WireError Unreachable Busy MayHaveRun DeadlineExceeded "
         "MachineStopped IdentityError PayloadTooLarge ProtocolError CallError NoSuchMethod NotAllowed "
-        "NotPicklable ServiceError ServiceFailed SystemFault CredentialsError PermissionDenied QuotaError "
+        "NotPicklable ServiceError ServiceFailed SystemFault CredentialsError PermissionDenied QuotaError WorkerDied "
         "CapacityError ThrottledError TransientError BootError InstanceGone NotSupported"
     ),
     "bigm.groups": "GroupError",

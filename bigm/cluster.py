@@ -176,6 +176,7 @@ class Cluster(Groups):
         procs: int | Literal["all"] | None = None,
         env: Mapping[str, str] | None = None,
         args: Sequence[str] | None = None,
+        on_worker_death: Literal["stop", "restart"] = "stop",
     ) -> list[Machine]:
         """Launch machines that run this program and serve *services*. They may still be starting when this returns.
 
@@ -187,6 +188,9 @@ class Cluster(Groups):
                 configured, else 1.
             env: environment variables laid over the machine's own (on `local`: the driver's).
             args: the program's arguments there; None: the driver's own.
+            on_worker_death: what a worker's death means: "stop" stops its machine, with the cause. "restart" starts the
+                worker anew and sets its services up again: calls in flight on it raise `WorkerDied`, later ones go to
+                the others or wait. A worker that dies again and again stops its machine.
         Returns:
             At least one machine. Fewer than *n* is said on standard error.
         Raises:
@@ -197,7 +201,15 @@ class Cluster(Groups):
         self._check_open()
         count = self._count(n)
         procs = self._settings.procs if procs is None else procs
-        plan = make_plan(self._system, self._spec(), services=services, procs=procs, env=env, args=args)
+        plan = make_plan(
+            self._system,
+            self._spec(),
+            services=services,
+            procs=procs,
+            env=env,
+            args=args,
+            on_worker_death=on_worker_death,
+        )
         self._session.terminal.phase(f"starting {_machines(count)} on {self._system.name}")
         stewards = self._launch(count, plan)
         for steward in stewards:

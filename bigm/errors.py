@@ -9,6 +9,7 @@ The branch answers three questions: whose fault is it, did the call reach the ot
     |   |-- Unreachable           certainly did not start; trying again can help
     |   |   `-- Busy              the other side refused before starting; try again later
     |   |-- MayHaveRun            the connection was lost while the call was in flight
+    |   |   `-- WorkerDied        with the worker that ran it, which is started anew; with the cause
     |   |-- DeadlineExceeded      the caller's own limit; may have run
     |   |-- MachineStopped        the machine ended, with the cause; calls in flight may have run
     |   |-- IdentityError         the other side is not who was expected, or we are not welcome; do not retry
@@ -86,6 +87,19 @@ class MayHaveRun(WireError):
 
     Only the caller knows whether trying again is safe; `options(idempotent=True)` says so beforehand.
     """
+
+
+class WorkerDied(MayHaveRun):
+    """The worker that ran the call died, and its machine starts it anew. The method may have run, wholly or in part.
+
+    Args:
+        message: which worker, and how it died.
+        cause: one of the words of `bigm.lifecycle`, as of `MachineStopped`.
+    """
+
+    def __init__(self, message: str = "", *, cause: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.cause = cause
 
 
 class DeadlineExceeded(WireError, TimeoutError):

@@ -235,6 +235,26 @@ class Machine(Peer):
         self.maxprocs = maxprocs
         self._procs = procs
 
+    def _worker_down(self, proc: int, error: BigmError) -> None:
+        """A worker has died and is to be started anew: its calls fail, later ones go elsewhere or wait."""
+        with self._lock:
+            if proc in self._down or not self._clients:
+                return
+            client = self._clients[proc]
+            self._down = {**self._down, proc: concurrent.futures.Future()}
+        client.close(error)
+
+    def _worker_up(self, proc: int, client: Client) -> None:
+        """It is there again, with its services set up."""
+        with self._lock:
+            gate = self._down.get(proc)
+            if gate is None:  # the machine has stopped meanwhile
+                client.close(self._stopped())
+                return
+            self._clients = (*self._clients[:proc], client, *self._clients[proc + 1 :])
+            self._down = {each: future for each, future in self._down.items() if each != proc}
+        gate.set_result(None)
+
     def _announce(self) -> None:
         """Wake whoever waits for a state."""
         with self._board:

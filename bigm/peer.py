@@ -35,6 +35,7 @@ from bigm.errors import (
     MayHaveRun,
     NoSuchMethod,
     Unreachable,
+    WorkerDied,
 )
 from bigm.groups import gather
 from bigm.lifecycle import Cause, Phase, State
@@ -211,7 +212,9 @@ class Calls:
         while True:
             try:
                 return self.call(method, *args, **kwargs)
-            except Unreachable:
+            except (Unreachable, WorkerDied) as error:
+                if isinstance(error, WorkerDied) and not self._idempotent:
+                    raise
                 pause = min(pause * 2, _RETRY_MOST)
                 if time.monotonic() + pause > deadline:
                     raise
@@ -282,8 +285,7 @@ class Calls:
         return [client.submit(method, args, kwargs, timeout=timeout, idempotent=self._idempotent) for client in clients]
 
     async def _aopened(self) -> None:
-        opened = self._opened()
-        if not opened.done():
+        while not (opened := self._opened()).done():
             import asyncio  # whoever awaits has it already; a worker's start must not pay for it
 
             await asyncio.shield(asyncio.wrap_future(opened))
@@ -323,6 +325,7 @@ class Peer(Calls):
 
     owned = False
     _asleep = False  # it is to be pinged once it is called
+    _down: Mapping[int, concurrent.futures.Future[None]] = {}  # workers that died, and what is done when they are back
     _watcher: Optional[Watcher] = None
 
     def __init__(self, addr: str, link: Link) -> None:
@@ -428,6 +431,10 @@ class Peer(Calls):
             for proc in range(procs)
         )
 
+    def _add_worker(self, proc: int) -> Client:
+        cluster = self._link.credentials.identity.cluster
+        return self._client(Identity(cluster, WORKER, self.id, proc), self._worker_name(proc, self.procs))
+
     def _worker_name(self, proc: int, procs: int) -> str:
         return self.id if procs == 1 else f"{self.id} worker {proc}"
 
@@ -438,17 +445,50 @@ class Peer(Calls):
         if not clients:
             timeout = self._await_open(timeout)
             clients = self._clients or self._refuse()
+        if self._down:
+            return self._route_around(timeout, proc)
         if proc is None:
             return (clients[0] if len(clients) == 1 else min(clients, key=_pressure)), timeout
         if not 0 <= proc < len(clients):
-            raise ConfigError(f"machine {self.id} has no worker {proc!r}", hint=f"it has {len(clients)}, from 0")
+            raise self._no_worker(proc)
         return clients[proc], timeout
+
+    def _route_around(self, timeout: Optional[float], proc: Optional[int]) -> tuple[Client, Optional[float]]:
+        """As `_route`, while workers are started anew: by those that are there, else by the first to be back."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            missing = self._missing(proc)
+            clients = self._clients or self._refuse()
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not missing:
+                down = self._down
+                able = [clients[proc]] if proc is not None else [c for i, c in enumerate(clients) if i not in down]
+                if able:
+                    return min(able, key=_pressure), left
+                continue
+            concurrent.futures.wait(missing, left, concurrent.futures.FIRST_COMPLETED)
+            if left == 0.0:
+                raise DeadlineExceeded(f"call to {self.id}: no worker was started anew within {timeout:g} s")
+
+    def _missing(self, proc: Optional[int]) -> list[concurrent.futures.Future[None]]:
+        """What to wait for, to call worker *proc*, or any; nothing when that can be done now."""
+        down = self._down
+        if proc is not None:
+            if self._clients and not 0 <= proc < len(self._clients):
+                raise self._no_worker(proc)
+            return [down[proc]] if proc in down else []
+        return list(down.values()) if down and len(down) == len(self._clients) else []
+
+    def _no_worker(self, proc: int) -> ConfigError:
+        return ConfigError(f"machine {self.id} has no worker {proc!r}", hint=f"it has {len(self._clients)}, from 0")
 
     def _route_all(self, timeout: Optional[float]) -> tuple[tuple[Client, ...], Optional[float]]:
         if self._asleep and self._watcher is not None:
             self._watcher.wake()
         if not self._clients:
             timeout = self._await_open(timeout)
+        for proc in list(self._down):
+            timeout = self._route_around(timeout, proc)[1]
         return self._clients or self._refuse(), timeout
 
     def _await_open(self, timeout: Optional[float]) -> Optional[float]:
@@ -468,8 +508,12 @@ class Peer(Calls):
             raise self._stopped()
         raise Unreachable(f"machine {self.addr} has no workers yet")
 
-    def _opened(self) -> concurrent.futures.Future[None]:
+    def _opened(self, proc: Optional[int] = None) -> concurrent.futures.Future[None]:
         gate = self._gate
+        if self._down:
+            missing = self._missing(proc)
+            if missing:
+                return missing[0]
         if gate is not None:
             return gate
         with self._lock:
@@ -522,8 +566,11 @@ class Peer(Calls):
         """Fail calls in flight and to come."""
         with self._lock:
             clients, self._clients = self._clients, ()
+            down, self._down = self._down, {}
         for client in clients:
             client.close(self._stopped())
+        for gate in down.values():
+            gate.set_result(None)
         self._release_waiting()
 
     def _release_waiting(self) -> None:
@@ -614,7 +661,7 @@ class _Options(Calls):
         return (client,), timeout
 
     def _opened(self) -> concurrent.futures.Future[None]:
-        return self._peer._opened()
+        return self._peer._opened(self._proc)
 
     def _where(self) -> str:
         return self._peer._where()

@@ -19,6 +19,7 @@ from bigm.rpc import codec
 from bigm.systems.base import Spec, System
 
 _RESERVED = ("Supervisor", "Functions", "Agent")
+_ON_DEATH = ("stop", "restart")
 _NOT_FOR_MACHINES = (config.FLAGS_VARIABLE,)  # of the driver's environment
 
 
@@ -39,6 +40,7 @@ class Plan:
         inherit_env: which of both.
         cwd: working folder; "": the machine's own.
         main: how its main module is imported.
+        restart: workers that die are started anew.
     """
 
     services: Mapping[str, bytes]
@@ -53,6 +55,7 @@ class Plan:
     inherit_env: bool
     cwd: str
     main: Main
+    restart: bool
 
 
 def make_plan(
@@ -63,6 +66,7 @@ def make_plan(
     procs: int | Literal["all"],
     env: Mapping[str, str] | None,
     args: Sequence[str] | None,
+    on_worker_death: str = "stop",
 ) -> Plan:
     """The plan for machines of *system*; arguments as those of `Cluster.start`.
 
@@ -78,6 +82,14 @@ def make_plan(
         raise NotSupported(
             f"machines of {system.name} are threads of this process: env, args and procs need processes",
             hint="leave them out, or take --system local",
+        )
+    if on_worker_death not in _ON_DEATH:
+        raise ConfigError(f'on_worker_death is "stop" or "restart", not {on_worker_death!r}')
+    if on_worker_death == "restart" and not system.capabilities.processes:
+        raise NotSupported(
+            f'machines of {system.name} are threads of this process, which do not die: on_worker_death="restart" needs '
+            "processes",
+            hint="leave it out, or take --system local",
         )
     services = {} if services is None else _checked(services)
     overlay = {**interpreter_options(), **_texts("env", env or {})}
@@ -95,6 +107,7 @@ def make_plan(
         inherit_env=not local,
         cwd=_working_folder() if local else "",
         main=main_module(),
+        restart=on_worker_death == "restart",
     )
 
 

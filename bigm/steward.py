@@ -14,7 +14,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ from bigm.machine import Machine
 from bigm.peer import Link
 from bigm.plan import Plan
 from bigm.pool import Pool
+from bigm.restarts import Restarts
 from bigm.rpc.calls import CallFuture
 from bigm.rpc.client import Client
 from bigm.rpc.tls import Credentials
@@ -128,6 +129,8 @@ class Steward:
         self._watch: Watch | None = None
         self._info: Info | None = None
         self._supervisors: tuple[Client, ...] = ()
+        self._restarts: Restarts | None = None
+        self._statuses: tuple[WorkerStatus, ...] = ()
         self._look_again = _LOOK_FIRST
         self._notice: float | None = None  # when it will be taken away, monotonic
         link = replace(common.link, connect=lambda _, timeout: common.system.connect(instance, timeout))
@@ -322,32 +325,33 @@ class Steward:
             common.keeper.add(self.machine.id, self.machine._locator, lease.seconds)
 
     def _spawn(self) -> None:
-        plan, common, machine = self._plan, self._common, self.machine
-        assert self._info is not None
-        specs = []
-        for proc in range(machine.procs):
-            worker = common.authority.worker(machine.id, proc)
-            specs.append(
-                WorkerSpec(
-                    proc=proc,
-                    python=plan.python or self._info.executable,
-                    identity=worker.identity.uri,
-                    ca=worker.ca,
-                    cert=worker.cert,
-                    key=worker.key,
-                    main=plan.main,
-                    argv=plan.argv,
-                    sys_path=plan.sys_path,
-                    env=plan.env,
-                    inherit_env=plan.inherit_env,
-                    cwd=plan.cwd,
-                    procs=machine.procs,
-                    heartbeat=common.timeouts.heartbeat,
-                    timeouts=asdict(common.timeouts),
-                )
-            )
+        common, machine = self._common, self.machine
+        specs = [self._spec(proc) for proc in range(machine.procs)]
         common.clock.after(common.timeouts.workers, self._workers_late)
         machine._agent.call("Agent.start_workers", (specs,), timeout=common.timeouts.enrol)
+
+    def _spec(self, proc: int) -> WorkerSpec:
+        plan, common = self._plan, self._common
+        assert self._info is not None
+        worker = common.authority.worker(self.machine.id, proc)
+        return WorkerSpec(
+            proc=proc,
+            python=plan.python or self._info.executable,
+            identity=worker.identity.uri,
+            ca=worker.ca,
+            cert=worker.cert,
+            key=worker.key,
+            main=plan.main,
+            argv=plan.argv,
+            sys_path=plan.sys_path,
+            env=plan.env,
+            inherit_env=plan.inherit_env,
+            cwd=plan.cwd,
+            procs=self.machine.procs,
+            heartbeat=common.timeouts.heartbeat,
+            timeouts=asdict(common.timeouts),
+            restart=plan.restart,
+        )
 
     def _workers_late(self) -> None:
         if self.machine._phase is Phase.SPAWNING:
@@ -365,46 +369,62 @@ class Steward:
             return
         waiting = _Countdown(len(self._supervisors), functools.partial(self._soon, Event.REGISTERED))
         for supervisor in self._supervisors:
-            self._register_next(supervisor, list(self._plan.services.items()), waiting)
-
-    def _register_next(self, supervisor: Client, services: list[tuple[str, bytes]], waiting: _Countdown) -> None:
-        """One after the other, because `setup` runs in the order of registration."""
-        if not services:
-            waiting.one_less()
-            return
-        (name, pickled), *rest = services
-
-        def registered(reply: CallFuture) -> None:
-            if self._succeeded(reply, Cause.SERVICE, f"service {name!r} could not be rebuilt"):
-                self._register_next(supervisor, rest, waiting)
-
-        timeout = self._common.timeouts.register
-        supervisor.submit_internal("Supervisor.register", (name, pickled), timeout=timeout, done=registered)
+            self._one_after_the_other(supervisor, self._registrations(), self._failed_later, waiting.one_less)
 
     def _set_up(self) -> None:
-        ready = functools.partial(self._soon, Event.READY)
-        if not self._plan.setup:
+        setup = self._setups()
+        if not setup:
             self.push(Event.READY)
             return
-        waiting = _Countdown(len(self._supervisors), ready)
-
-        def done(reply: CallFuture) -> None:
-            if self._succeeded(reply, Cause.SETUP, "`setup`"):
-                waiting.one_less()
-
-        args = (self.machine.addr, self._common.name)
+        waiting = _Countdown(len(self._supervisors), functools.partial(self._soon, Event.READY))
         for supervisor in self._supervisors:
-            supervisor.submit_internal("Supervisor.setup", args, timeout=self._common.timeouts.setup, done=done)
+            self._one_after_the_other(supervisor, setup, self._failed_later, waiting.one_less)
+
+    def _registrations(self) -> list[_Step]:
+        """What registers the services on a worker. In their order, because `setup` runs in that of registration."""
+        services, timeout = list(self._plan.services.items()), self._common.timeouts.register
+        last = len(services) - 1 if not self._plan.setup else -1
+        return [
+            _Step(
+                "register", (name, pickled, n == last), timeout, Cause.SERVICE, f"service {name!r} could not be rebuilt"
+            )
+            for n, (name, pickled) in enumerate(services)
+        ]
+
+    def _setups(self) -> list[_Step]:
+        """What sets them up; where there are none it tells the worker that nothing more comes."""
+        if not self._plan.setup and self._plan.services:
+            return []
+        args = (self.machine.addr, self._common.name)
+        return [_Step("setup", args, self._common.timeouts.setup, Cause.SETUP, "`setup`")]
+
+    def _one_after_the_other(
+        self, supervisor: Client, steps: Sequence[_Step], lost: _Lost, done: Callable[[], None]
+    ) -> None:
+        """Take *steps* on a worker, as long as each succeeds, and call *done* after the last."""
+        if not steps:
+            done()
+            return
+        step, *rest = steps
+
+        def answered(reply: CallFuture) -> None:
+            if self._succeeded(reply, step.cause, step.what, lost):
+                self._one_after_the_other(supervisor, rest, lost, done)
+
+        supervisor.submit_internal(f"Supervisor.{step.method}", step.args, timeout=step.timeout, done=answered)
 
     def _open_calls(self) -> None:
         """Let calls go out, on the connections by which the services were registered."""
         if self.machine._open(self._supervisors):
             self._supervisors = ()
+            if self._plan.restart:
+                self._restarts = self._have_workers_restarted()
+                self._restarts.reported(self._statuses)
         if self._notice is not None:
             self._warn_services()
 
-    def _succeeded(self, reply: CallFuture, cause: Cause, what: str) -> bool:
-        """Look at the answer of a step; on the I/O thread. A failure ends the machine."""
+    def _succeeded(self, reply: CallFuture, cause: Cause, what: str, lost: _Lost) -> bool:
+        """Look at the answer of a step; on the I/O thread. A failure ends the machine; *lost* decides of a lost one."""
         try:
             reply.result()
         except DeadlineExceeded as error:
@@ -412,7 +432,7 @@ class Steward:
             failure.__cause__ = error
             self._soon(Event.FAILED, cause, failure)
         except WireError as error:
-            self._failed_later(cause, error)
+            lost(cause, error)
         except Exception as error:  # noqa: BLE001
             self._soon(
                 Event.FAILED, cause, error if isinstance(error, BigmError) else ServiceFailed(f"{what}: {error!r}")
@@ -434,6 +454,10 @@ class Steward:
         if report.cause and phase < Phase.ENDING:
             cause = Cause(report.cause)
             self._soon(Event.DIED, cause, self._stopped(cause, report.text))
+        elif self._plan.restart and phase is Phase.SERVING:
+            self._statuses = report.workers
+            if self._restarts is not None:
+                self._restarts.reported(report.workers)
         elif gone is not None and phase < Phase.ENDING:
             self._soon(Event.DIED, Cause(gone.cause), self._worker_died(gone))
         elif phase is Phase.SPAWNING and [status.state for status in report.workers] == [SERVING] * self.machine.procs:
@@ -526,6 +550,47 @@ class Steward:
             return ProgramError(f"machine {self.machine.addr}: {status.error or status.text}")
         return self._stopped(Cause(status.cause), status.text)
 
+    # --- workers that are started anew
+
+    def _have_workers_restarted(self) -> Restarts:
+        return Restarts(
+            self.machine,
+            early=self._common.timeouts.early,
+            start=lambda proc: self._in_pool(functools.partial(self._respawn, proc), Cause.BOOT),
+            prepare=self._prepare_again,
+            give_up=lambda status, text: self._soon(
+                Event.DIED, Cause(status.cause), self._stopped(Cause(status.cause), text)
+            ),
+            told=self._tell_worker,
+        )
+
+    def _respawn(self, proc: int) -> None:
+        if self.machine._phase is Phase.SERVING:
+            self.machine._agent.call("Agent.start_workers", ([self._spec(proc)],), timeout=self._common.timeouts.enrol)
+
+    def _prepare_again(self, client: Client, done: Callable[[], None]) -> None:
+        def lost(cause: Cause, error: WireError) -> None:
+            """Unless it has died meanwhile, which its next life makes good."""
+            self._common.clock.after(self._common.timeouts.verdict, lambda: self._give_up_on(client, cause, error))
+
+        self._one_after_the_other(client, [*self._registrations(), *self._setups()], lost, done)
+
+    def _give_up_on(self, client: Client, cause: Cause, error: WireError) -> None:
+        if self._restarts is not None and self._restarts.is_current(client):
+            self._soon(Event.FAILED, cause, error)
+
+    def _tell_worker(self, status: WorkerStatus, serves: bool) -> None:
+        state = State.RUNNING if serves else State.STOPPED
+        text = "" if serves else status.text
+        self._common.run.event(
+            "worker", machine=self.label, proc=status.proc, state=str(state), cause=status.cause, text=text
+        )
+        terminal = self._common.output.terminal
+        if serves:
+            terminal.detail(f"{self.label}: worker {status.proc} is back")
+        else:
+            terminal.warn(f"{self.label}: {status.text}; it is started anew")
+
     # --- the end
 
     def _wind_up(self) -> None:
@@ -545,6 +610,8 @@ class Steward:
             self._tear_down()
         for supervisor in self._supervisors:
             supervisor.close()
+        if self._restarts is not None:
+            self._restarts.close()
         self._silence_agent(common.timeouts.grace if graceful else 0.0)
         common.leases.drop(lease)
         if common.keeper is not None:
@@ -585,6 +652,28 @@ class Steward:
             self.machine._left = error
         finally:
             self.push(Event.GONE)
+
+
+_Lost = Callable[[Cause, WireError], None]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One call to a worker's supervisor while it starts.
+
+    Args:
+        method: of the supervisor.
+        args: its arguments.
+        timeout: seconds it may take.
+        cause: what a failure stops the machine with.
+        what: what failed then, in words.
+    """
+
+    method: str
+    args: tuple[object, ...]
+    timeout: float
+    cause: Cause
+    what: str
 
 
 class _Countdown:

@@ -47,6 +47,8 @@ class Timeouts:
     heartbeat: float = _seconds(5.0, "an agent sends its workers a heartbeat this often")
     heartbeat_lost: float = _seconds(60.0, "a worker ends when it has not heard its agent for this long")
 
+    early: float = _seconds(60.0, "a worker that is started anew died early when it lived for less than this")
+
     # an end
     tasks: float = _seconds(30.0, "what executors run on a machine that is shut down has this long to end")
     teardown: float = _seconds(10.0, "every `teardown` must return within this time")

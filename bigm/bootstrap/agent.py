@@ -143,6 +143,7 @@ class Agent:
         self._version = 1
         self._statuses: dict[int, WorkerStatus] = {}
         self._deaths = 0
+        self._restarts = False
         self._flowing: set[int] = set()  # workers whose output is not at its end
         self._state, self._cause, self._text = SERVING, "", ""
         self._linger = 0.0  # seconds to stay once drained
@@ -265,6 +266,7 @@ class Agent:
                 if (identity.role, identity.machine) != (WORKER, self._identity.machine):
                     raise ConfigError(f"{spec.identity} is not a worker of {self._identity.uri}")
             self._flowing.update(spec.proc for spec in specs)
+            self._restarts = any(spec.restart for spec in specs)
         try:
             return self._workers.start(specs)
         except ConfigError:
@@ -463,7 +465,7 @@ class Agent:
         """Why this machine is ending, or will, as a word and in words: what began it counts."""
         with self._changed:
             for status in self._sorted_statuses():
-                if status.state == EXITED and status.cause != Cause.SHUTDOWN:
+                if status.state == EXITED and status.cause != Cause.SHUTDOWN and not self._restarts:
                     return status.cause, status.text
             return self._cause, self._text
 

@@ -124,7 +124,7 @@ class Processes(Workers):
         self._loop.unwatch(fd)
         os.close(fd)
         worker.flowing -= 1
-        if not worker.flowing:
+        if not worker.flowing and self._workers[worker.spec.proc] is worker:  # and none was started after it
             self._agent.worker_drained(worker.spec.proc)
 
     def _hear(self, worker: _Process) -> None:

@@ -145,6 +145,7 @@ class WorkerSpec(NamedTuple):
         heartbeat: seconds between two beats of the agent on the control channel.
         heartbeat_lost: seconds without a beat after which the worker ends itself.
         timeouts: `bigm.timeouts`, by which it calls other machines; what is missing is as by default.
+        restart: the driver starts it anew when it dies, which is not the end of the machine.
     """
 
     proc: int
@@ -163,6 +164,7 @@ class WorkerSpec(NamedTuple):
     heartbeat: float = 5.0
     heartbeat_lost: float = 60.0
     timeouts: Mapping[str, float] = {}
+    restart: bool = False
 
     def __repr__(self) -> str:
         return f"<WorkerSpec {self.identity}>"

@@ -28,7 +28,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from bigm.errors import NotAllowed, NotPicklable, ProtocolError, WireError
+from bigm.errors import Busy, NotAllowed, NotPicklable, ProtocolError, WireError
 from bigm.rpc import codec, handshakes, turns, wire
 from bigm.rpc.caller import Caller, Parked
 from bigm.rpc.connection import Lost
@@ -90,7 +90,8 @@ class Server:
     Args:
         credentials: who we are.
         name: how tracebacks and messages call this process ("m0", "m0 worker 2").
-        authorize: asked before every call with the caller, the service's and the method's name; raises NotAllowed.
+        authorize: asked before every call with the caller, the service's and the method's name; raises NotAllowed, or
+            Busy where that is only so for now.
         limits: what is accepted.
         context: a TLS context to use instead of one made from the credentials.
         accepts: the frames that clients may send; those of `streamwire` where methods stream.
@@ -417,15 +418,16 @@ class Server:
             return
         service, _, name = call.method.rpartition(".")
         method = self._services.get(service, {}).get(name)
-        if method is None:
-            self._refuse(peer, call.id, wire.NO_SUCH_METHOD, *no_such_method(self._services, service, name))
-            return
         if self._authorize is not None:
             try:
                 self._authorize(peer.identity, service, name)
-            except NotAllowed as e:
-                self._refuse(peer, call.id, wire.NOT_ALLOWED, e.message, e.hint)
+            except (NotAllowed, Busy) as e:
+                code = wire.BUSY if isinstance(e, Busy) else wire.NOT_ALLOWED
+                self._refuse(peer, call.id, code, e.message, e.hint)
                 return
+        if method is None:
+            self._refuse(peer, call.id, wire.NO_SUCH_METHOD, *no_such_method(self._services, service, name))
+            return
         current = CurrentCall(peer.identity, call.method, deadline)
         with peer.lock:
             if peer.goodbye:

@@ -33,9 +33,12 @@ class Supervisor:
         server: where services are registered.
         where: how messages call this worker: "m0", "m0 worker 2".
         peers: makes what `setup` of the services is given, from the two arguments of our own.
+    Attributes:
+        ready: the services are set up: other machines may call them, too.
     """
 
     def __init__(self, server: Server, where: str, peers: Callable[[str, str], object]) -> None:
+        self.ready = False
         self._server = server
         self._where = where
         self._peers = peers
@@ -50,7 +53,7 @@ class Supervisor:
     def __repr__(self) -> str:
         return f"<Supervisor of {self._where}: {', '.join(self._services) or 'no services'}>"
 
-    def register(self, name: str, pickled: bytes) -> None:
+    def register(self, name: str, pickled: bytes, last: bool = False) -> None:
         """Rebuild a service and let it be called as *name*. Waits until the program is imported.
 
         A name that is registered already stays as it is, so that a call that was lost can be sent again.
@@ -58,6 +61,7 @@ class Supervisor:
         Args:
             name: what calls begin with, "PI" in "PI.sample".
             pickled: the service, by pickle.
+            last: there is nothing more to wait for, neither a service nor a `setup`: other machines may call.
         Raises:
             ServiceFailed: the name is reserved, or the service cannot be rebuilt here; do not retry.
         """
@@ -65,11 +69,11 @@ class Supervisor:
             raise ServiceFailed(f"a service cannot be called {name!r}", hint="take a public name that is not reserved")
         self._ready.wait()  # bounded by the import, which the agent and the driver watch
         with self._lock:
-            if name in self._services:
-                return
-            service = self._rebuild(name, pickled)
-            self._server.register(name, service, methods=_public_methods(service))
-            self._services[name] = service
+            if name not in self._services:
+                service = self._rebuild(name, pickled)
+                self._server.register(name, service, methods=_public_methods(service))
+                self._services[name] = service
+        self.ready = self.ready or last
 
     def setup(self, addr: str, name: str) -> None:
         """Run `setup` of all services that have one, in the order in which they were registered, once.
@@ -91,6 +95,7 @@ class Supervisor:
                     self._failure = error
         if self._failure is not None:
             raise self._failure
+        self.ready = True
 
     def teardown(self) -> tuple[str, ...]:
         """Run `teardown` of all services that have one, in reverse order, once.

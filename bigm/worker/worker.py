@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Callable, Optional
 
-from bigm.errors import NotAllowed
+from bigm.errors import Busy, NotAllowed
 from bigm.rpc import streamwire
 from bigm.rpc.codec import Home
 from bigm.rpc.identity import DRIVER, MACHINE, WORKER, Identity
@@ -44,7 +44,7 @@ class Worker:
     ) -> None:
         identity = credentials.identity
         self.name = identity.machine if procs == 1 else f"{identity.machine} worker {identity.proc}"
-        self.server = Server(credentials, name=self.name, accepts=streamwire.FROM_CLIENT, authorize=authorize)
+        self.server = Server(credentials, name=self.name, accepts=streamwire.FROM_CLIENT, authorize=self._authorize)
         self.supervisor = Supervisor(self.server, self.name, self._see_cluster)
         self.server.register(NAME, self.supervisor)
         self.home = Home(identity.cluster, lambda addr: self._peers().dial(addr), worker=True)
@@ -75,6 +75,11 @@ class Worker:
             self._made.close()
         if "bigm.variables" in sys.modules:
             sys.modules["bigm.variables"].forget(self.home)
+
+    def _authorize(self, peer: Identity, service: str, method: str) -> None:
+        authorize(peer, service, method)
+        if peer.role != DRIVER and service != NAME and not self.supervisor.ready:
+            raise Busy(f"{self.name} is still starting", hint="`retry_call` waits until it has set up its services")
 
     def _see_cluster(self, addr: str, name: str) -> object:
         peers = self._peers()

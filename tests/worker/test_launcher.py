@@ -19,7 +19,7 @@ import pytest
 from bigm.authority import Authority
 from bigm.bootstrap.control import FAILED, AgentEnd
 from bigm.bootstrap.records import SERVING, Main, WorkerSpec
-from bigm.errors import NotAllowed, WireError
+from bigm.errors import Busy, NotAllowed, WireError
 from bigm.rpc.client import Client
 from bigm.rpc.tls import Credentials
 from waiting import eventually
@@ -315,7 +315,9 @@ def test_a_segmentation_fault_shows_where(start: Callable[..., Running]):
 
 def test_only_the_driver_drives_it(start: Callable[..., Running]):
     worker = start()
-    register(worker.serving(), "Thing")
+    driver = worker.serving()
+    register(driver, "Thing")
+    driver.call("Supervisor.setup", ("127.0.0.1:1/m0", "cluster"), timeout=20.0)
     authority = worker.authority
     for peer in (authority.machine("m1"), authority.worker("m1", 0)):
         client = worker.client(peer)
@@ -326,6 +328,18 @@ def test_only_the_driver_drives_it(start: Callable[..., Running]):
     for peer in (authority.keeper(), authority.bootstrap("l0")):
         with pytest.raises(NotAllowed):
             worker.client(peer).call("Thing.modules", timeout=20.0)
+
+
+def test_other_machines_are_put_off_until_the_driver_says_that_all_is_there(start: Callable[..., Running]):
+    worker = start()
+    driver, peer = worker.serving(), worker.client(worker.authority.worker("m1", 0))
+    register(driver, "Thing")
+    assert driver.call("Thing.modules", timeout=20.0)
+    for method in ("Thing.modules", "Functions.run", "Other.method"):
+        with pytest.raises(Busy, match="is still starting"):
+            peer.call(method, timeout=20.0)
+    driver.call("Supervisor.register", ("Thing", b"", True), timeout=20.0)
+    assert peer.call("Thing.modules", timeout=20.0)
 
 
 def test_what_pickles_of_its_main_module_is_the_programs(start: Callable[..., Running]):
