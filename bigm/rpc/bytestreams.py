@@ -38,6 +38,8 @@ class StreamReader(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         """Some bytes into *buffer*; 0 at the end. Raises what `Stream.__next__` raises."""
+        if self.closed:
+            raise ValueError("read of a closed file")
         room = memoryview(buffer).cast("B")
         if not room:
             return 0
@@ -142,6 +144,8 @@ class Upload(streamed):
     Raises:
         CallError: it is none of these.
     """
+
+    binary = True
 
     def __init__(self, file: Any) -> None:
         super().__init__(self._begin)

@@ -63,6 +63,7 @@ class streamed:
     """
 
     is_streamed = True
+    binary = False  # the method gets a binary file whatever is made
 
     def __init__(self, make: Callable[[], Any]) -> None:
         if not callable(make):
@@ -101,7 +102,7 @@ class _Source:
         self.used = False  # an item may have been taken
         self.writer: Optional[Writer] = None
         self.open()
-        self.binary = is_binary_file(self._made)
+        self.binary = is_binary_file(self._made) or (isinstance(given, streamed) and given.binary)
         if not (self.binary or hasattr(type(self._made), "__next__") or is_async(self._made)):
             raise CallError(f"{given!r} made {self._made!r}, which is no iterator and no binary file")
 
@@ -162,7 +163,7 @@ class Sources:
         side = channel.side()
         for number, source in enumerate(self._sources, 1):
             what = f"an item for {self._method}"
-            source.writer = Writer(side, call.id, number, name="the caller", what=what, room=0)
+            source.writer = Writer(side, call.id, number, name="the caller", what=what, room=0, binary=source.binary)
             source.writer.on_first_room = self._beginner(source)
             if isinstance(source._given, streamed):
                 source._given.writer = source.writer

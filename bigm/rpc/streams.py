@@ -378,7 +378,7 @@ def end_error(event: streamwire.End, method: str, home: Optional[codec.Home]) ->
 
 
 def _as_bytes(value: Any) -> Buffer:
-    if isinstance(value, (bytes, bytearray)):
+    if isinstance(value, (bytes, bytearray, memoryview)):
         return value
     raise CallError(
         f"a stream of bytes has an item of type {codec.type_name(type(value))}",
@@ -397,10 +397,20 @@ class Writer:
         what: names an item in messages: "an item of S.squares".
         room: bytes that may be sent before the reader promises more.
         deadline: monotonic time after which nobody waits for items, or NEVER.
+        binary: every item is bytes, and is sent as such, so that what the reader has taken is counted in bytes.
     """
 
     def __init__(
-        self, side: Side, id: int, stream: int, *, name: str, what: str, room: int, deadline: float = NEVER
+        self,
+        side: Side,
+        id: int,
+        stream: int,
+        *,
+        name: str,
+        what: str,
+        room: int,
+        deadline: float = NEVER,
+        binary: bool = False,
     ) -> None:
         self.id = id
         self.stream = stream
@@ -412,6 +422,7 @@ class Writer:
         self._name = name
         self._what = what
         self._deadline = deadline
+        self._binary = binary
         self._room = room
         self._stopped = False
         self._changed = threading.Condition()
@@ -516,6 +527,8 @@ class Writer:
     def _pack(self, item: Any) -> Optional[tuple[int, list[Buffer]]]:
         """Put a small item to its neighbours; a big one as it is to be sent."""
         kind = type(item)
+        if self._binary:
+            return streamwire.BYTES, [bytes(_as_bytes(item))]
         if kind is memoryview or (kind is bytes and len(item) > SMALL):
             return streamwire.BYTES, [bytes(item)]  # no copy of what is bytes
         if kind in _ATOMS:
