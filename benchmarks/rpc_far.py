@@ -14,12 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from bigm.authority import Authority
+from bigm.rpc import streamwire
 from bigm.rpc.client import Client
 from bigm.rpc.identity import MACHINE, Identity
 from bigm.rpc.server import Server
@@ -45,6 +47,33 @@ class Service:
         import numpy
 
         return numpy.zeros(size, numpy.uint8)
+
+    def count(self, n: int) -> Iterator[int]:
+        """Stream small items."""
+        yield from range(n)
+
+    def pieces(self, n: int, size: int) -> Iterator[bytes]:
+        """Stream big ones."""
+        piece = bytes(size)
+        for _ in range(n):
+            yield piece
+
+    def drain(self, items: Iterator[Any]) -> int:
+        """Read a stream to its end; the peak memory of this process in KiB since its beginning."""
+        reset_peak()
+        for _ in items:
+            pass
+        return peak()
+
+    def total(self, items: Iterator[int]) -> int:
+        """Read a stream of numbers."""
+        return sum(items)
+
+    def peak(self) -> int:
+        """The peak memory of this process in KiB since it was last asked."""
+        found = peak()
+        reset_peak()
+        return found
 
 
 def peak() -> int:
@@ -125,7 +154,7 @@ def far(authority: Authority, kind: str, machine: str = "m0") -> Iterator[Far]:
 
 
 def _serve_ours(credentials: Credentials) -> None:
-    server = Server(credentials, name="m0")
+    server = Server(credentials, name="m0", accepts=streamwire.FROM_CLIENT)
     server.register("S", Service())
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)

@@ -52,7 +52,7 @@ class Flow(Mortal):
     def slow(self) -> Iterator[int]:
         for self.read in itertools.count():
             yield self.read
-            time.sleep(0.01)
+            time.sleep(0.01)  # the pace of this stream
 
     def times_read(self) -> int:
         return self.read
