@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bigm.rpc.methods import serial as serial
     from bigm.rpc.sources import streamed as streamed
     from bigm.rpc.streams import Stream as Stream
+    from bigm.sharing import Shared as Shared
     from bigm.timeouts import Timeouts as Timeouts
     from bigm.variables import counter as counter
     from bigm.variables import gauge as gauge
@@ -46,6 +47,7 @@ _NAMES = {
     "bigm.rpc.methods": "serial",
     "bigm.rpc.sources": "streamed",
     "bigm.rpc.streams": "Stream",
+    "bigm.sharing": "Shared",
     "bigm.timeouts": "Timeouts",
     "bigm.variables": "counter gauge variable",
     "bigm.worker.program": "is_driver",

@@ -34,6 +34,7 @@ from bigm.program import is_driver, share_main
 from bigm.rpc.codec import Home
 from bigm.rpc.tls import Credentials
 from bigm.session import Session, can_start_threads, program, session, tell_errors_plainly
+from bigm.sharing import Shared, Sharing
 from bigm.steward import Common, Steward
 from bigm.supply import Source, User
 from bigm.systems.base import ENDED, Instance, Spec, System, find_system
@@ -113,6 +114,14 @@ class Cluster(Groups):
         self._home = Home(self._authority.cluster, self.dial, worker=False)
         system.open(self._authority.cluster)
         clock = Clock(f"bigm-leases-{self.name}")
+        self._sharing = self._home.shared = Sharing(
+            self.name,
+            self.id,
+            folder=self._session.run.folder,
+            elsewhere=system.capabilities.processes,
+            timeouts=settings.timeouts,
+            clock=clock,
+        )
         self._common = Common(
             name=self.name,
             system=system,
@@ -123,6 +132,7 @@ class Cluster(Groups):
             clock=clock,
             leases=Leases(system.timer or clock, settings.timeouts),
             keeper=None if system.capabilities.local else self._keeper(),
+            sharing=self._sharing,
             run=self._session.run,
             output=self._session.open(self),
         )
@@ -383,6 +393,24 @@ class Cluster(Groups):
             machines=machines,
         )
 
+    def share(self, value: object) -> Shared:
+        """Send a big object to each machine once, not with every call.
+
+        The handle stands for it in arguments of calls, anywhere in them: the method gets the object, the same one for
+        all calls of a worker, so it must not be changed; arrays cannot be. Nothing is sent before the first call with
+        it; from then on machines that start later get it too. It is *value* as it is now: later changes are not seen.
+
+        Args:
+            value: anything that pickles. The memory of arrays is not copied here, but into a file of the run's folder.
+        Returns:
+            the handle; when nothing refers to it any more, machines and driver free the object.
+        Raises:
+            NotPicklable: names the path to what cannot be pickled.
+            OSError: the run's folder has no room for it.
+        """
+        self._check_open()
+        return self._sharing.share(value)
+
     def shutdown(self) -> list[Leftover]:
         """End all machines, show their last output, and prove that nothing is left. Idempotent.
 
@@ -593,6 +621,7 @@ class Cluster(Groups):
             last.callback(self._session.closed, self)
             last.callback(self._see_what_is_left)
             last.callback(self._common.pool.close)
+            last.callback(self._sharing.close)
             for pings in self._dialled.values():
                 last.callback(pings.close, f"cluster {self.name} is shut down")
             for steward in self._stewards:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_OWN = "Supervisor."  # bigm's own calls
+_OWN = ("Supervisor.", "Shares.")  # bigm's own calls
 _RUN = "Functions.run"
 _RETRY_FIRST = 0.05  # seconds before the first further attempt of retry_call; doubled from there
 _RETRY_MOST = 5.0
@@ -766,7 +766,10 @@ class _Deferred(concurrent.futures.Future[Any]):
         self._unwanted = False
         self._inner: Optional[concurrent.futures.Future[Any]] = None
         self._submit = submit
-        opened.add_done_callback(self._start)
+        waiting = [
+            self
+        ]  # taken out when its time comes: a future holds its callbacks for ever, and this would its result
+        opened.add_done_callback(lambda opened: waiting.pop()._start(opened))
 
     def cancel(self) -> bool:
         with self._condition:

@@ -16,9 +16,10 @@ from bigm.bootstrap.records import Main
 from bigm.errors import ConfigError, NotSupported
 from bigm.program import interpreter_options, main_module, search_path
 from bigm.rpc import codec
+from bigm.rpc.calls import take_kept
 from bigm.systems.base import Spec, System
 
-_RESERVED = ("Supervisor", "Functions", "Agent")
+_RESERVED = ("Supervisor", "Functions", "Shares", "Agent")
 _ON_DEATH = ("stop", "restart")
 _NOT_FOR_MACHINES = (config.FLAGS_VARIABLE,)  # of the driver's environment
 
@@ -41,6 +42,7 @@ class Plan:
         cwd: working folder; "": the machine's own.
         main: how its main module is imported.
         restart: workers that die are started anew.
+        keeps: what the pickled services refer to without holding it.
     """
 
     services: Mapping[str, bytes]
@@ -56,6 +58,7 @@ class Plan:
     cwd: str
     main: Main
     restart: bool
+    keeps: object
 
 
 def make_plan(
@@ -94,8 +97,9 @@ def make_plan(
     services = {} if services is None else _checked(services)
     overlay = {**interpreter_options(), **_texts("env", env or {})}
     inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_MACHINES}
+    pickled = {name: codec.dumps_bytes(service, f"service {name!r}") for name, service in services.items()}
     return Plan(
-        services={name: codec.dumps_bytes(service, f"service {name!r}") for name, service in services.items()},
+        services=pickled,
         setup=any(callable(getattr(service, "setup", None)) for service in services.values()),
         teardown=any(callable(getattr(service, "teardown", None)) for service in services.values()),
         procs=procs,
@@ -108,6 +112,7 @@ def make_plan(
         cwd=_working_folder() if local else "",
         main=main_module(),
         restart=on_worker_death == "restart",
+        keeps=take_kept(),
     )
 
 

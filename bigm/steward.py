@@ -44,6 +44,7 @@ from bigm.rpc.calls import CallFuture
 from bigm.rpc.client import Client
 from bigm.rpc.tls import Credentials
 from bigm.runs import Run
+from bigm.sharing import Sharing
 from bigm.systems.base import ENDED, Instance, System, Timer
 from bigm.terminal import Output
 from bigm.timeouts import Timeouts
@@ -70,6 +71,7 @@ class Common:
         clock: calls what is due.
         leases: renews them.
         keeper: renews them too, where machines are elsewhere.
+        sharing: brings shared objects to them.
         run: keeps events, journal and logs.
         output: shows output, and writes it to the logs.
     """
@@ -83,6 +85,7 @@ class Common:
     clock: Clock
     leases: Leases
     keeper: Keeper | None
+    sharing: Sharing
     run: Run
     output: Output
 
@@ -367,6 +370,8 @@ class Steward:
             for supervisor in self._supervisors:
                 supervisor.close()
             return
+        assert self._info is not None
+        self._common.sharing.up(self.machine, self._supervisors, self._info.folder)
         waiting = _Countdown(len(self._supervisors), functools.partial(self._soon, Event.REGISTERED))
         for supervisor in self._supervisors:
             self._one_after_the_other(supervisor, self._registrations(), self._failed_later, waiting.one_less)
@@ -573,6 +578,7 @@ class Steward:
             """Unless it has died meanwhile, which its next life makes good."""
             self._common.clock.after(self._common.timeouts.verdict, lambda: self._give_up_on(client, cause, error))
 
+        self._common.sharing.again(self.machine, client)
         self._one_after_the_other(client, [*self._registrations(), *self._setups()], lost, done)
 
     def _give_up_on(self, client: Client, cause: Cause, error: WireError) -> None:

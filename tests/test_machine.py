@@ -136,7 +136,7 @@ def test_a_machine_without_services_runs_functions(system: str) -> None:
     with bigm.start(system, name="bare") as bare:
         [machine] = bare.start(1)
         assert machine.run(divmod, 7, 2) == (3, 1)
-        with pytest.raises(bigm.NoSuchMethod, match="there are Functions, Supervisor"):
+        with pytest.raises(bigm.NoSuchMethod, match="there are Functions, Shares, Supervisor"):
             machine.call("C.pid")
 
 

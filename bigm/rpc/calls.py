@@ -26,6 +26,26 @@ NEVER = float("inf")
 Outcome = Union[wire.Reply, wire.Error, wire.Parked, "Stream", BaseException]
 
 
+class _Keeper(threading.local):
+    """What the last pickles of this thread refer to without holding it."""
+
+    kept: Optional[list[object]] = None
+
+
+_keeper = _Keeper()
+
+
+def keep(what: object) -> None:
+    """Keep *what*, which is being pickled as a reference, alive until the call that is made of the pickle has ended."""
+    _keeper.kept = [*(_keeper.kept or ()), what]
+
+
+def take_kept() -> Optional[list[object]]:
+    """What has to be kept alive as long as what this thread has just pickled is of use."""
+    kept, _keeper.kept = _keeper.kept, None
+    return kept
+
+
 class Pending:
     """A call that is not settled yet.
 
@@ -48,6 +68,7 @@ class Pending:
         "gate",
         "id",
         "idempotent",
+        "keeps",
         "method",
         "outcome",
         "position",
@@ -76,6 +97,7 @@ class Pending:
         self.position = 0
         self.channel: Optional[Channel] = None
         self.outcome: Optional[Outcome] = None
+        self.keeps = take_kept()
         self.gate: Optional[threading.Lock] = None  # where a WaitingCall's thread sleeps
 
     def settle(self, outcome: Outcome) -> None:
@@ -98,7 +120,7 @@ class WaitingCall(Pending):
     __slots__ = ()
 
     def settle(self, outcome: Outcome) -> None:
-        self.outcome = outcome
+        self.outcome, self.keeps = outcome, None
         self.wake()
 
     def wake(self) -> None:
@@ -213,7 +235,7 @@ class FutureCall(Pending):
         future.call = self
 
     def settle(self, outcome: Outcome) -> None:
-        self.outcome = outcome
+        self.outcome, self.keeps = outcome, None
         self.future._finish(outcome)
 
 
@@ -235,7 +257,7 @@ class AwaitedCall(Pending):
         self.future: asyncio.Future[None] = inbox.loop.create_future()
 
     def settle(self, outcome: Outcome) -> None:
-        self.outcome = outcome
+        self.outcome, self.keeps = outcome, None
         self.inbox.put(self)
 
 

@@ -139,6 +139,7 @@ class Home:
         self.cluster = cluster
         self.dial = dial
         self.worker = worker
+        self.shared: Any = None  # what finds objects that are shared
 
 
 class Reader(threading.local):

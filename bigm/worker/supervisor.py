@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "Supervisor"
 
-_RESERVED = (NAME, "Functions", "Agent")
+_RESERVED = (NAME, "Functions", "Shares", "Agent")
 _NOT_CALLABLE = ("setup", "teardown", "preempted")  # run by the supervisor, once each, never called from outside
 
 

@@ -17,7 +17,7 @@ from bigm.rpc.codec import Home
 from bigm.rpc.identity import DRIVER, MACHINE, WORKER, Identity
 from bigm.rpc.server import Server
 from bigm.rpc.tls import Credentials
-from bigm.worker import functions
+from bigm.worker import functions, shared
 from bigm.worker.supervisor import NAME, Supervisor
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Worker:
         self.server.register(NAME, self.supervisor)
         self.home = Home(identity.cluster, lambda addr: self._peers().dial(addr), worker=True)
         self.server.home = self.home
+        self.home.shared = shared.Shares(self.name, lambda: self._peers()._link)
+        self.server.register(shared.NAME, self.home.shared, methods=("expect", "here", "refuse", "forget", "fetch"))
         self._credentials = credentials
         self._procs = procs
         self._timeouts = dict(timeouts or {})
@@ -107,6 +109,7 @@ def authorize(peer: Identity, service: str, method: str) -> None:
     """
     if peer.role == DRIVER:
         return
-    if peer.role in (MACHINE, WORKER) and (service != NAME or method == "ping"):
+    own = service in (NAME, shared.NAME)
+    if peer.role in (MACHINE, WORKER) and (not own or (service, method) == (NAME, "ping")):
         return
     raise NotAllowed(f"{peer.uri} may not call {service}.{method}", hint="only the driver may")

@@ -72,7 +72,7 @@ with bigm.start({system!r}) as cluster:
     try:
         first.call("Adder.apply", lambda: cluster)
     except bigm.NotPicklable as error:
-        print(*str(error).split(": ")[1:])
+        print(*error.message.split("; ")[0].split(": ")[1:])
 """
 SAYS = """42 True
 42 45
