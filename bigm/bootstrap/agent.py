@@ -197,7 +197,7 @@ class Agent:
             python=".".join(map(str, sys.version_info[:3])),
             executable=sys.executable,
             cpus=samples.cpus(),
-            memory=samples.memory().limit,
+            memory=samples.recent_memory().limit,
             pid=os.getpid(),
             hostname=socket.gethostname(),
             folder=self._folder,
@@ -227,7 +227,7 @@ class Agent:
             self._lease_until = max(self._lease_until, until) if self._leased else until
             self._leased = True
         self._wake()
-        memory = samples.memory()
+        memory = samples.recent_memory()
         if memory.used > UNHEALTHY_MEMORY * memory.limit:
             return Lease(granted, False, f"memory is short: {memory.used >> 20} of {memory.limit >> 20} MiB are used")
         return Lease(granted)

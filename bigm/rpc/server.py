@@ -199,6 +199,7 @@ class Server:
         deadline = time.monotonic() + LINGER
         while any(peer.connection.queued and not peer.closed for peer in peers) and time.monotonic() < deadline:
             self._ended.wait(0.01)  # the last replies were queued by the thread that has the turn, which sends them now
+            self._ended.clear()
         for peer in peers:
             peer.connection.end_sending()
         deadline = time.monotonic() + LINGER

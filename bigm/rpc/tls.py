@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import ssl
 import threading
+import weakref
 from dataclasses import dataclass
 
 from bigm.errors import BigmError
@@ -38,13 +39,21 @@ class Credentials:
         return f"<Credentials {self.identity.uri}>"
 
 
+_servers: weakref.WeakKeyDictionary[Credentials, ssl.SSLContext] = weakref.WeakKeyDictionary()
+
+
 def server_context(credentials: Credentials) -> ssl.SSLContext:
     """A context for accepting connections: the client must show a certificate of the cluster's CA.
+
+    Equal credentials share one: those of a launch, where its instances are in one process.
 
     Raises:
         BigmError: this Python's ssl module has no TLS 1.3.
     """
-    return _context(credentials, ssl.PROTOCOL_TLS_SERVER)
+    context = _servers.get(credentials)
+    if context is None:
+        context = _servers[credentials] = _context(credentials, ssl.PROTOCOL_TLS_SERVER)
+    return context
 
 
 def client_context(credentials: Credentials) -> ssl.SSLContext:

@@ -10,6 +10,7 @@ What needs a process of its own (`env`, `args`, an `os._exit` in a service) does
 from __future__ import annotations
 
 import functools
+import resource
 import signal
 import socket
 import threading
@@ -33,6 +34,8 @@ from bigm.worker.worker import Worker
 Dial = Callable[[str, str, float], socket.socket]  # from who connects, a locator and seconds
 
 _HELLO_DEADLINE = 10.0  # seconds a client has to send its ClientHello
+_DESCRIPTORS = 16  # of a machine: 11 for a port, two pollers and two connections; more where these are relayed
+_OTHER_DESCRIPTORS = 256  # of the program and the driver
 _END_TIMEOUT = 5.0  # seconds for the loop to stop
 
 
@@ -77,6 +80,7 @@ class InProcess(System):
         self._cluster = ""
         self._lock = threading.Lock()
         self._machines: dict[str, _Machine] = {}
+        self._by_locator: dict[str, _Machine] = {}
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
 
@@ -101,7 +105,7 @@ class InProcess(System):
         boot = boot._replace(local=True, host="127.0.0.1", port=0, folder="")
         machines: list[_Machine] = []
         failures: list[SystemFault] = []
-        for index in range(n):
+        for index in range(self._make_room(n, failures)):
             try:
                 machine = _Machine(f"{launch_id}-{index}", launch_id, boot, self._loop, self._clock, self._dial)
             except OSError as error:
@@ -111,19 +115,20 @@ class InProcess(System):
             with self._lock:
                 machine.name = f"m{len(self._machines)}"  # what a cluster will call it, until it has
                 self._machines[machine.id] = machine
+                self._by_locator[machine.locator] = machine
         return Launched(tuple(machine.instance(self._cluster) for machine in machines), tuple(failures))
 
     def describe(self, ids: Sequence[str] | None = None) -> list[Instance]:
-        return [machine.instance(self._cluster) for machine in self._all() if ids is None or machine.id in ids]
+        found = self._all() if ids is None else filter(None, map(self._machines.get, ids))
+        return [machine.instance(self._cluster) for machine in found]
 
     def connect(self, instance: Instance, timeout: float) -> socket.socket:
         return self._dial(DRIVER, instance.locator, timeout)
 
     def terminate(self, ids: Iterable[str]) -> dict[str, SystemFault | None]:
         wanted = list(ids)
-        for machine in self._all():
-            if machine.id in wanted:
-                machine.end("terminated")
+        for machine in filter(None, map(self._machines.get, wanted)):
+            machine.end("terminated")
         return dict.fromkeys(wanted)
 
     @property
@@ -175,6 +180,7 @@ class InProcess(System):
         self.terminate([machine.id for machine in self._all()])
         with self._lock:
             self._machines.clear()
+            self._by_locator.clear()
         if self._loop is not None and self._thread is not None:
             if self._turned is not None:
                 self._turned.forget(self._tick)
@@ -185,8 +191,19 @@ class InProcess(System):
         self._network.close()
 
     def _dial(self, source: str, locator: str, timeout: float) -> socket.socket:
-        target = next((machine.name for machine in self._all() if machine.locator == locator), "")
-        return self._network.connect(source, target, locator, timeout)
+        target = self._by_locator.get(locator)
+        return self._network.connect(source, target.name if target else "", locator, timeout)
+
+    def _make_room(self, n: int, failures: list[SystemFault]) -> int:
+        """How many of *n* machines this process has descriptors for, after its limit was raised as far as need be."""
+        living = len(self.living)
+        most = _descriptors_for((living + n) * _DESCRIPTORS + _OTHER_DESCRIPTORS)
+        room = max(0, (most - _OTHER_DESCRIPTORS) // _DESCRIPTORS - living)
+        if room < n:
+            text = f"{living + n} machines in process need some {(living + n) * _DESCRIPTORS} descriptors, and at most"
+            error = BootError(f"{text} {most} are allowed here", hint="raise `ulimit -Hn`, or start fewer")
+            failures += [error] * (n - room)
+        return min(n, room)
 
     def _find(self, id: str) -> _Machine:
         for machine in self._all():
@@ -205,6 +222,19 @@ class InProcess(System):
     def _all(self) -> list[_Machine]:
         with self._lock:
             return list(self._machines.values())
+
+
+def _descriptors_for(wanted: int) -> int:
+    """How many descriptors this process may have, after the limit was raised to *wanted*, where it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    except (OSError, ValueError):  # some platforms have a lower limit besides
+        return soft
+    return limit
 
 
 class _Machine:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +16,7 @@ from bigm import Cause, State
 from bigm.errors import ConfigError
 from bigm.systems.inprocess import InProcess, ManualClock
 from cluster_services import Counter
+from waiting import eventually
 
 HOUR = 3600.0
 
@@ -99,3 +104,57 @@ def test_a_turned_clock_goes_on_only_when_what_was_due_has_its_outcome(clock: Ma
     clock.after(2.0, lambda: seen.append("second"))
     clock.turn(2.0)
     assert seen == ["first", "second"]
+
+
+def mine() -> tuple[set[str], int]:
+    """Names of bigm's threads, and the count of open descriptors."""
+    return {thread.name for thread in threading.enumerate()}, len(os.listdir("/dev/fd"))
+
+
+def test_machines_leave_neither_threads_nor_descriptors_behind() -> None:
+    with bigm.start("inprocess") as warm:
+        start(warm, 1)  # what the process keeps: its I/O thread, say
+    names, descriptors = mine()
+    with bigm.start("inprocess") as cluster:
+        machines = start(cluster, 20)
+        assert [call.result() for call in [machine.submit("C.add") for machine in machines]] == [1] * 20
+    eventually(lambda: mine()[0] <= names, 10.0, lambda: f"threads: {mine()[0] - names}")
+    eventually(lambda: mine()[1] <= descriptors, 10.0, lambda: f"{mine()[1] - descriptors} descriptors")
+
+
+LIMITED = """
+import resource, sys
+import bigm
+from cluster_services import Counter
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[1])))
+with bigm.start("inprocess") as cluster:
+    machines = cluster.start(20, services={"C": Counter()})
+    cluster.wait(machines)
+    print(sum(machine.call("C.add") for machine in machines))
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "status", "out", "err"),
+    [
+        (1000, 0, "20\n", ""),
+        (400, 0, "9\n", "only 9 of 20 machines could be launched: 20 machines in process need some 320 descriptors"),
+        (200, 1, "", "at most 200 are allowed here; raise `ulimit -Hn`, or start fewer"),
+    ],
+)
+def test_the_limit_of_descriptors_is_raised_as_far_as_it_may_be_and_then_said(
+    tmp_path: Path, limit: int, status: int, out: str, err: str
+) -> None:
+    (tmp_path / "limited.py").write_text(LIMITED)
+    path = os.pathsep.join(filter(None, sys.path))
+    shown = subprocess.run(
+        [sys.executable, str(tmp_path / "limited.py"), str(limit)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (shown.returncode != 0) == (status != 0), shown.stderr
+    assert shown.stdout == out
+    assert err in shown.stderr
