@@ -325,6 +325,11 @@ class Agent:
 
     # what the process around it calls
 
+    @property
+    def ending(self) -> bool:
+        """Whether it has begun to end."""
+        return self._state != SERVING
+
     def end(self, cause: Cause, text: str, *, grace: float = 0.0, linger: float = 0.0) -> None:
         """Begin to end the machine, or hasten its end; the first cause counts. Returns at once.
 

@@ -250,6 +250,8 @@ class _Machine:
         self._armed = 0.0  # when the next tick is due, by the clock
         self._ended = threading.Event()  # it counts as gone
         self._gone = threading.Event()  # nothing of it is left
+        self._turned = clock if isinstance(clock, ManualClock) else None
+        self._held: object = None  # a token of the clock that is turned
         self._lock = threading.Lock()
         listener = listen(boot.host, boot.port)
         self.locator = "{}:{}".format(*listener.getsockname()[:2])
@@ -281,7 +283,7 @@ class _Machine:
             self.agent.server.close()
             self._workers.close()
             self.agent.close()
-            self._gone.set()
+            self._be_gone()
         self._gone.wait(_END_TIMEOUT)
 
     def kill(self, reason: str) -> None:
@@ -291,7 +293,7 @@ class _Machine:
             self._workers.abort()
             self._loop.do(self._port.close, _END_TIMEOUT)
             self.agent.close()
-            self._gone.set()
+            self._be_gone()
         self._gone.wait(_END_TIMEOUT)
 
     def lose_worker(self, proc: int, *, signal: int, oom: bool = False) -> None:
@@ -301,8 +303,8 @@ class _Machine:
     def preempt(self, notice: float) -> None:
         """Be told of an end in *notice* seconds, and end then."""
         self.agent.preempt(notice)
-        if isinstance(self._clock, ManualClock):
-            self._clock.after(notice, self._taken)
+        if self._turned is not None:
+            self._turned.after(notice, self._taken)
         else:
             self._loop.soon(lambda: self._loop.after(notice, self._taken_soon))
 
@@ -311,6 +313,11 @@ class _Machine:
 
     def _taken(self) -> None:
         self.kill("the system took it back, as it had announced")
+
+    def _be_gone(self) -> None:
+        self._gone.set()
+        if self._turned is not None:
+            self._turned.release(self._held)
 
     def _begin_end(self, reason: str) -> bool:
         """Whether nobody has begun before."""
@@ -339,7 +346,10 @@ class _Machine:
         if self._ended.is_set():
             return
         due, now = self.agent.tick(), self._clock()
-        if not isinstance(self._clock, ManualClock) and not now < self._armed <= due:
+        if self._turned is not None:
+            if self.agent.ending and self._held is None:
+                self._held = self._turned.hold()  # until it is gone: the driver is to hear of its end before that
+        elif not now < self._armed <= due:
             self._armed = due  # one timer is enough: a lease that was renewed only moves it
             self._loop.after(max(0.0, due - now), self.tick)
 

@@ -63,9 +63,9 @@ def test_a_machine_is_renewed_on_time_by_the_turned_clock_and_not_by_the_real_on
 def test_a_machine_whose_lifetime_is_over_is_stopped_with_that_cause(cluster: bigm.Cluster, clock: ManualClock) -> None:
     (machine,) = start(cluster, 1)
     clock.turn(3 * HOUR)
+    assert (machine.state, machine.cause) == (State.STOPPED, Cause.LIFETIME)
     with pytest.raises(bigm.MachineStopped, match="its lifetime of 7200 s is over"):
         machine.wait(State.STOPPED, timeout=10.0)
-    assert machine.cause is Cause.LIFETIME
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
