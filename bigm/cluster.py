@@ -13,7 +13,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
@@ -21,6 +20,8 @@ from bigm import config
 from bigm.authority import Authority
 from bigm.bootstrap.records import Launch
 from bigm.clock import Clock
+from bigm.ending import Leftover as Leftover
+from bigm.ending import check_timeout, end, owned_machines
 from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, MachineStopped, NotPicklable, SystemFault
 from bigm.groups import Groups, abroadcast, broadcast
 from bigm.leases import Leases
@@ -76,14 +77,6 @@ def start(system: str | System | None = None, name: str | None = None, **setting
     if not isinstance(system, System):
         system = find_system(found.system)(**found.systems.get(found.system, {}))
     return Cluster(system, found)
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """A machine that could not be ended, and why. Its lease ends it, at the latest its lifetime."""
-
-    machine: Machine
-    error: BigmError
 
 
 class Cluster(Groups):
@@ -411,27 +404,38 @@ class Cluster(Groups):
         self._check_open()
         return self._sharing.share(value)
 
-    def shutdown(self) -> list[Leftover]:
-        """End all machines, show their last output, and prove that nothing is left. Idempotent.
+    def shutdown(self, machines: Iterable[Machine] | None = None, timeout: float | None = None) -> list[Leftover]:
+        """End machines: `teardown` of their services, their last output, their instances.
 
-        A second Ctrl-C or signal meanwhile ends them at once.
+        Without arguments it ends the cluster, and proves that nothing is left; again, that changes nothing. A second
+        Ctrl-C or signal meanwhile ends all at once.
 
+        Args:
+            machines: which; None: all, and the cluster with them. What executors run on some has `Timeouts.tasks`, or
+                the timeout, to end.
+            timeout: seconds to wait for them; None: as long as the steps of an end may take. When it has passed, some
+                machines go on ending by themselves, and those of a cluster that ends are ended without ceremony.
         Returns:
-            What could not be ended, and why; also said on standard error.
+            What could not be ended, and why; also said on standard error, but for what only needs longer.
+        Raises:
+            ConfigError: a machine was not started by this cluster, or the timeout is none.
         """
         if os.getpid() != self._pid:
             return []  # a forked child: the cluster is its parent's
+        check_timeout(timeout)
+        if machines is not None:
+            return self._end_some(machines, timeout)
         with self._board:
             first, self._closing = not self._closing, True
         if not first:
             with self._board:
-                self._board.wait_for(lambda: self._closed, self._settings.timeouts.ending())
+                self._board.wait_for(lambda: self._closed, self._ending(timeout))
             return list(self._left)
         for executor in list(self._executors):
             ended = MachineStopped(f"cluster {self.name} was shut down", cause=Cause.SHUTDOWN)
             executor.fail("the end of its cluster", ended)
         try:
-            self._end_all()
+            self._end_all(timeout)
         finally:
             try:
                 self._close()
@@ -589,7 +593,21 @@ class Cluster(Groups):
 
     # --- ending
 
-    def _end_all(self) -> None:
+    def _end_some(self, machines: Iterable[Machine], timeout: float | None) -> list[Leftover]:
+        wanted = owned_machines(machines, (steward.machine for steward in self._stewards), self.name)
+        left = end(wanted, self._board, self._settings.timeouts, timeout)
+        for leftover in left:
+            if leftover.machine._left is not None:
+                self._tell_left(leftover)
+        return left
+
+    def _tell_left(self, leftover: Leftover) -> None:
+        self._session.terminal.warn(f"{leftover.machine.addr} could not be ended: {leftover.error}")
+
+    def _ending(self, timeout: float | None) -> float:
+        return self._settings.timeouts.ending() if timeout is None else timeout
+
+    def _end_all(self, timeout: float | None) -> None:
         living = [steward for steward in self._stewards if steward.machine._phase < Phase.ENDED]
         if living and not can_start_threads():
             self._session.terminal.warn("the program ended with a cluster open: no `teardown`, the last output is lost")
@@ -601,8 +619,7 @@ class Cluster(Groups):
                 steward.stop(Cause.SHUTDOWN)
             with self._board:
                 self._board.wait_for(
-                    lambda: all(steward.machine._phase is Phase.ENDED for steward in living),
-                    self._settings.timeouts.ending(),
+                    lambda: all(steward.machine._phase is Phase.ENDED for steward in living), self._ending(timeout)
                 )
         except (KeyboardInterrupt, SystemExit):
             self._session.terminal.warn("interrupted again: ending the machines at once")
@@ -647,7 +664,7 @@ class Cluster(Groups):
         living = {instance.id for instance in found}
         left = [Leftover(s.machine, s.machine._left or why) for s in doubtful if s.instance.id in living]
         for leftover in left:
-            self._session.terminal.warn(f"{leftover.machine.addr} could not be ended: {leftover.error}")
+            self._tell_left(leftover)
         for launch in list(self._unsettled):
             if not any(instance.launch == launch for instance in found):
                 self._settle(launch)

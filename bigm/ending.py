@@ -1,0 +1,86 @@
+"""The end of some machines, while their cluster goes on. The end of a cluster is `bigm.cluster`'s."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bigm.errors import BigmError, ConfigError, DeadlineExceeded
+from bigm.lifecycle import Cause, Phase, State
+from bigm.machine import Machine
+from bigm.timeouts import Timeouts
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A machine that could not be ended, and why. Its lease ends it, at the latest its lifetime."""
+
+    machine: Machine
+    error: BigmError
+
+
+def owned_machines(machines: Iterable[Machine], known: Iterable[Machine], name: str) -> list[Machine]:
+    """*machines* as a list, if cluster *name*, which started those in *known*, may end all of them."""
+    if isinstance(machines, Machine) or not isinstance(machines, Iterable):
+        raise ConfigError(f"cluster.shutdown ends a list of machines, not {machines!r:.200}", hint="put it into a list")
+    wanted, known = list(machines), set(known)
+    for machine in wanted:
+        if machine not in known:
+            what = f"machine {machine.addr}" if isinstance(machine, Machine) else f"{machine!r:.200}"
+            raise ConfigError(f"{what} was not started by cluster {name}", hint="whoever started it can shut it down")
+    return wanted
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Refuse what is no time to wait."""
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout < 0):
+        raise ConfigError(f"a timeout is 0 seconds or more, or None, not {timeout!r}")
+
+
+def end(machines: list[Machine], board: threading.Condition, limits: Timeouts, timeout: float | None) -> list[Leftover]:
+    """End *machines*, all at once, and wait until they have ended.
+
+    Args:
+        machines: of one cluster.
+        board: notified when their state has changed.
+        limits: its timeouts.
+        timeout: seconds to wait at most; None: as long as the steps of an end may take.
+    Returns:
+        those that have not ended, and why.
+    """
+    begun = time.monotonic()
+    living = [machine for machine in machines if machine._phase < Phase.ENDED]
+    _await_executors(living, board, limits.tasks if timeout is None else min(limits.tasks, timeout))
+    for machine in living:
+        machine._end(Cause.SHUTDOWN)
+    left = limits.ending() if timeout is None else max(0.0, timeout - (time.monotonic() - begun))
+    with board:
+        board.wait_for(lambda: all(machine._phase is Phase.ENDED for machine in living), left)
+    return [
+        Leftover(machine, _why_left(machine, time.monotonic() - begun)) for machine in machines if _is_left(machine)
+    ]
+
+
+def _await_executors(machines: list[Machine], board: threading.Condition, timeout: float) -> None:
+    """Let executors have what they run there ended."""
+    users = [(user, machine) for machine in machines for user in list(machine._users)]
+    for user, machine in users:
+        user.drain(machine)
+    if users:
+        with board:
+            board.wait_for(
+                lambda: not any(machine.state is not State.STOPPED and user.uses(machine) for user, machine in users),
+                timeout,
+            )
+
+
+def _is_left(machine: Machine) -> bool:
+    return machine._left is not None or machine._phase is not Phase.ENDED
+
+
+def _why_left(machine: Machine, seconds: float) -> BigmError:
+    return machine._left or DeadlineExceeded(
+        f"machine {machine.addr} had not ended after {seconds:.3g} s", hint="it goes on ending, and its lease ends it"
+    )
