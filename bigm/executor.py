@@ -52,6 +52,13 @@ class Executor(concurrent.futures.Executor):
     def __repr__(self) -> str:
         return f"<Executor {self._scheduler!r}>"
 
+    @property
+    def slots(self) -> int:
+        """Tasks that can run at a time, once all machines run; at least 1."""
+        return self._scheduler.slots
+
+    _max_workers = slots  # what others read, such as dask, to know how much to submit
+
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
         """Have *fn* run by the next free worker.
 
@@ -285,7 +292,7 @@ def read_ahead(scheduler: Scheduler, sweep: Sweep) -> int:
     """Tasks to read ahead: a tenth of a second's work for each worker, and four for each at least."""
     seconds = scheduler.pace(sweep.function)
     each = 4 if seconds is None else max(4, int(_AHEAD / max(seconds, 1e-9)))
-    return min(each * max(1, scheduler.slots), 4 * MOST)
+    return min(each * scheduler.slots, 4 * MOST)
 
 
 def _retire(scheduler: Scheduler, pid: int) -> None:

@@ -157,8 +157,8 @@ class Scheduler:
 
     @property
     def slots(self) -> int:
-        """Tasks that can run at a time."""
-        return self._threads * sum(len(place.workers) for place in list(self._places.values()))
+        """Tasks that can run at a time, once all machines run; at least 1."""
+        return self._threads * max(1, sum(max(1, machine.procs) for machine in self._supply.machines()))
 
     def pace(self, function: Callable[..., Any]) -> float | None:
         """Seconds that a call of *function* takes, as far as that was seen; else None."""
@@ -205,7 +205,7 @@ class Scheduler:
 
     def abandon(self, why: str) -> None:
         """As `close`, and let go of what runs: its futures are cancelled, the workers asked to stop."""
-        self.close(why, cancel=True)
+        self.close(why)
         self._inbox.put((self._abandon,))
 
     def fail(self, why: str, error: BigmError) -> None:
@@ -572,6 +572,10 @@ class Scheduler:
     # Ends.
 
     def _cancel_waiting(self) -> None:
+        self._dispatch()  # what came first is begun, if a worker was idle
+        self._drop_waiting()
+
+    def _drop_waiting(self) -> None:
         while (entry := self._head()) is not None:
             entry.cancel()
 
@@ -583,6 +587,7 @@ class Scheduler:
                 fail(task, another(error))
 
     def _abandon(self) -> None:
+        self._drop_waiting()
         for worker in list(self._workers()):
             self._recall_from(worker)
             for batch in worker.batches.values():
