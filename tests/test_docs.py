@@ -11,7 +11,7 @@ import pytest
 from pages import snippets
 
 # What a page's blocks need before them; most need nothing. docs/notebooks.md runs in a kernel: tests/test_notebook.py.
-PAGES = {"sharing.md": ""}
+PAGES = {"executor.md": "", "functions.md": "", "sharing.md": ""}
 
 
 @pytest.mark.parametrize("page", PAGES)
