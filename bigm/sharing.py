@@ -17,6 +17,7 @@ The machine's half, and the file's format: `bigm.worker.shared`.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import queue
 import tempfile
@@ -36,6 +37,8 @@ from bigm.rpc.calls import CallFuture, keep
 from bigm.rpc.client import Client
 from bigm.timeouts import Timeouts
 from bigm.worker import shared
+
+logger = logging.getLogger("bigm.sharing")
 
 _PIECE = 4 << 20  # bytes of one `Agent.put`
 _FAN = 2  # machines that fetch from one at a time
@@ -227,7 +230,10 @@ class Sharing:
             note = self._notes.get()
             if note is None:
                 return
-            note()
+            try:
+                note()
+            except Exception:
+                logger.exception("bigm: a bug in the sharing of %s", self._name)
             del note  # or it keeps what it knows until the next one comes
 
     def _add(self, part: _Part) -> None:
@@ -269,22 +275,27 @@ class Sharing:
 
     def _advance(self, part: _Part) -> None:
         """Have it sent to whoever it can be sent to now."""
-        part.wanted = deque(place for place in part.wanted if place.living)
-        for place in list(part.wanted):
-            sources = [each for each in part.here - part.bad.get(place, set()) if each.living]
-            free = [each for each in sources if each.giving < _FAN]
-            if free:
-                part.wanted.remove(place)
-                part.coming.add(place)
-                self._fetch(part, place, min(free, key=lambda each: each.giving))
-            elif not sources and not part.coming:
-                part.wanted.remove(place)
+        waiting = [place for place in part.wanted if place.living]
+        part.wanted.clear()
+        sources = {place for place in part.here if place.living}
+        free = sorted((each for each in sources if each.giving < _FAN), key=lambda each: each.giving)
+        for place in waiting:
+            bad = part.bad.get(place, set())
+            source = next((each for each in free if each not in bad), None)
+            if source is not None:
+                self._fetch(part, place, source)
+                if source.giving == _FAN:
+                    free.remove(source)
+            elif not part.coming and not sources - bad:
                 part.coming.add(place)
                 self._put(part, place, 0)
+            else:
+                part.wanted.append(place)
 
     def _fetch(self, part: _Part, place: _Place, source: _Place) -> None:
+        part.coming.add(place)
         source.giving += 1
-        args = (part.digest, part.size, source.machine.addr, self._timeouts.stall)
+        args = (part.digest, self._path(part, place), part.size, source.machine.addr, self._timeouts.stall)
         place.clients[0].submit_internal("Shares.fetch", args, done=self._noting(self._fetched, part, place, source))
 
     def _fetched(self, part: _Part, place: _Place, source: _Place, reply: CallFuture) -> None:
@@ -292,15 +303,22 @@ class Sharing:
         if reply.exception() is None:
             self._arrived(part, place)
             return
-        part.coming.discard(place)
         part.bad.setdefault(place, set()).add(source)
-        part.wanted.append(place)
+        self._missed(part, place)
         self._advance_all()
+
+    def _missed(self, part: _Part, place: _Place) -> None:
+        """It did not come to a machine: it is wanted there as before, or by nobody any more."""
+        part.coming.discard(place)
+        if part.dropped:
+            self._forget(part, place)  # what has come of it, meanwhile
+            self._dispose(part)
+        else:
+            part.wanted.append(place)
 
     def _put(self, part: _Part, place: _Place, offset: int) -> None:
         if part.dropped:
-            part.coming.discard(place)
-            self._dispose(part)
+            self._missed(part, place)
             return
         data = os.pread(part.file.fileno(), _PIECE, offset)
         end = offset + len(data)
@@ -322,19 +340,18 @@ class Sharing:
             self._not_put(part, place, str(error or f"it has {received} of {end} bytes that were sent"))
 
     def _not_put(self, part: _Part, place: _Place, why: str) -> None:
-        part.coming.discard(place)
         part.tries[place] = part.tries.get(place, 0) + 1
-        if part.tries[place] < _TRIES:
-            part.wanted.append(place)
+        if part.tries[place] < _TRIES or part.dropped:
+            self._missed(part, place)
         else:
+            part.coming.discard(place)
             self._tell(place, "refuse", part.digest, why)
         self._advance_all()
 
     def _arrived(self, part: _Part, place: _Place) -> None:
         part.coming.discard(place)
         if part.dropped:
-            self._tell(place, "forget", part.digest, True)
-            self._dispose(part)
+            self._missed(part, place)
             return
         part.here.add(place)
         self._tell(place, "here", part.digest)
@@ -354,9 +371,13 @@ class Sharing:
         part.wanted.clear()
         if part.used:
             for place in self._places.values():
-                self._tell(place, "forget", part.digest, True, told=functools.partial(self._forgotten, part))
-                part.untold += len(place.clients)
+                self._forget(part, place)
         self._dispose(part)
+
+    def _forget(self, part: _Part, place: _Place) -> None:
+        part.untold += len(place.clients)
+        path = self._path(part, place) if self._elsewhere else ""
+        self._tell(place, "forget", part.digest, path, told=functools.partial(self._forgotten, part))
 
     def _forgotten(self, part: _Part) -> None:
         part.untold -= 1

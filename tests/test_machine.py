@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -300,3 +301,14 @@ def test_a_dialled_machine_that_long_has_not_answered_is_stopped(caplog: pytest.
         with pytest.raises(bigm.MachineStopped):
             machine.options(timeout=10.0).call("C.pid")
     assert caplog.text == ""
+
+
+def test_a_function_by_value_names_the_module_that_its_machine_lacks(
+    machine: bigm.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onlyhere.py").write_text("answer = 42\n")
+    monkeypatch.syspath_prepend(tmp_path)  # after the machine has started
+    import onlyhere  # type: ignore[import-not-found]
+
+    with pytest.raises(bigm.NotPicklable, match=r"cannot be rebuilt on m0: ModuleNotFoundError: .*'onlyhere'"):
+        machine.run(lambda: onlyhere.answer)

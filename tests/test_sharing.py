@@ -214,6 +214,21 @@ def test_it_is_freed_everywhere_when_its_handle_is_dropped(system: str):
         assert 256 == machines[0].call("R.total_kept"), "what a service has kept stays valid"
 
 
+def test_what_is_dropped_while_it_is_on_its_way_leaves_nothing():
+    with bigm.start("local") as cluster:
+        machines = cluster.start(3, services={"R": Reader()})
+        cluster.wait(machines)
+        handle = cluster.share(array(32 * MIB))
+        part = handle._part
+        calls = [machine.submit("R.total", handle) for machine in machines]
+        eventually(lambda: part.coming, 20, poll=0.0)
+        handle.close()
+        for call in calls:
+            with pytest.raises(bigm.NotPicklable, match="not shared any more"):
+                call.result(60)
+        eventually(lambda: part.file.closed and not part_files(cluster), 30, lambda: f"{part_files(cluster)}")
+
+
 @SYSTEMS
 def test_a_call_in_flight_keeps_what_it_was_made_with(system: str, tmp_path: Path):
     with bigm.start(system) as cluster:

@@ -97,7 +97,7 @@ class Pending:
         self.position = 0
         self.channel: Optional[Channel] = None
         self.outcome: Optional[Outcome] = None
-        self.keeps = take_kept()
+        self.keeps = take_kept() if _keeper.kept is not None else None
         self.gate: Optional[threading.Lock] = None  # where a WaitingCall's thread sleeps
 
     def settle(self, outcome: Outcome) -> None:

@@ -153,29 +153,29 @@ class Shares:
                 self._shares[digest].error = text
                 self._changed.notify_all()
 
-    def forget(self, digest: str, remove: bool) -> None:
+    def forget(self, digest: str, path: str) -> None:
         """Nothing refers to it any more. What a service has kept of it stays valid.
 
         Args:
             digest: its name.
-            remove: remove its file too, for all workers of the machine.
+            path: its file, to be removed for all workers of the machine; "": there is none of its own.
         """
         with self._changed:
-            share = self._shares.pop(digest, None)
+            self._shares.pop(digest, None)
             self._gone.add(digest)
             self._changed.notify_all()
-        if share is not None and remove:
-            for path in (share.path, share.path + ".part"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+        for each in (path, path + ".part") if path else ():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(each)
 
-    def fetch(self, digest: str, size: int, addr: str, stall: float) -> None:
+    def fetch(self, digest: str, path: str, size: int, addr: str, stall: float) -> None:
         """Bring an object here from another machine; returns when it is here, whole and verified.
 
         Goes on with what an earlier source has left unfinished.
 
         Args:
             digest: its name.
+            path: the file that it is to be here.
             size: bytes.
             addr: the other machine.
             stall: seconds that a piece may take.
@@ -186,7 +186,7 @@ class Shares:
         from bigm.parts import PartError, Parts
         from bigm.peer import Peer
 
-        parts = Parts(os.path.dirname(self._shares[digest].path))
+        parts = Parts(os.path.dirname(path))
         source = Peer(addr, self._link())
         try:
             sent = received = parts.have([digest]).get(digest, size)

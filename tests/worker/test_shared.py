@@ -102,7 +102,7 @@ def test_a_worker_that_could_not_be_told_finds_the_file(shares: shared.Shares, t
     ("end", "said"),
     [
         (lambda s, d: s.refuse(d, "no room"), "could not be brought to m0: no room"),
-        (lambda s, d: s.forget(d, True), "not shared"),
+        (lambda s, d: s.forget(d, ""), "not shared"),
     ],
 )
 def test_whoever_waits_is_told_that_it_will_not_come(
@@ -120,7 +120,7 @@ def test_what_is_forgotten_leaves_no_file_and_stays_valid_where_held(shares: sha
     Path(path + ".part").touch()
     shares.expect(digest, path)
     held = shares.value(digest)
-    shares.forget(digest, True)
+    shares.forget(digest, path)
     assert [] == list(tmp_path.iterdir())
     assert b"1" * codec.OUT_OF_BAND == bytes(held.memory)
     with pytest.raises(NotPicklable, match="not shared any more on m0; keep its handle"):
