@@ -8,7 +8,6 @@ import io
 import itertools
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -535,7 +534,6 @@ def test_ctrl_c_while_a_stream_is_read_leaves_it_usable(here: Place, service: Se
         assert ["second"] == list(stream)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 10), reason="new in Python 3.10")
 def test_a_fork_leaves_the_stream_to_its_parent(here: Place, service: Service) -> None:
     stream = here.client().call("S.at_once")
     next(stream)
