@@ -11,8 +11,9 @@ from collections import deque
 from typing import Any, Callable, Optional
 
 from bigm.errors import CallError, MayHaveRun, Unreachable
+from bigm.rpc.iterables import is_binary_file
 from bigm.rpc.sources import streamed
-from bigm.rpc.streams import Stream, is_binary_file
+from bigm.rpc.streams import Stream
 from bigm.rpc.wire import Buffer
 
 ATTEMPTS = 5  # times in a row that a broken stream is opened again without a byte of progress

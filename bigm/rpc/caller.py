@@ -16,7 +16,8 @@ from bigm.rpc.poller import READ, WRITE
 
 if TYPE_CHECKING:
     from bigm.rpc.server import Server
-    from bigm.rpc.streams import Incoming, Writer
+    from bigm.rpc.streams import Incoming
+    from bigm.rpc.writers import Writer
 
 Parked = Union[list[wire.Buffer], Callable[["Caller", int], None]]  # a big reply, or what opens a stream where asked
 

@@ -25,7 +25,8 @@ from bigm.rpc.poller import READ, WRITE
 if TYPE_CHECKING:
     from bigm.rpc.client import Client
     from bigm.rpc.sides import ClientSide
-    from bigm.rpc.streams import Incoming, Stream, Writer
+    from bigm.rpc.streams import Incoming, Stream
+    from bigm.rpc.writers import Writer
 
 
 class Channel:

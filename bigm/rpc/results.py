@@ -23,21 +23,13 @@ from bigm.errors import Unreachable
 from bigm.rpc import streamwire, wire
 from bigm.rpc.bytestreams import StreamReader
 from bigm.rpc.current import running
+from bigm.rpc.iterables import aclose_quietly, close_quietly, is_async, is_binary_file, pieces
 from bigm.rpc.sides import ServerSide
 from bigm.rpc.sources import Mark
-from bigm.rpc.streams import (
-    Incoming,
-    Stopped,
-    Stream,
-    Writer,
-    aclose_quietly,
-    close_quietly,
-    is_async,
-    is_binary_file,
-    pieces,
-)
+from bigm.rpc.streams import Incoming, Stream
 from bigm.rpc.streamwire import WINDOW
 from bigm.rpc.wire import BULK
+from bigm.rpc.writers import Stopped, Writer
 
 if TYPE_CHECKING:
     from bigm.rpc.caller import Caller

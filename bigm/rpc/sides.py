@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Callable, Optional, Union
 from bigm.rpc import streamwire, wire
 from bigm.rpc.calls import NEVER
 from bigm.rpc.codec import Home
-from bigm.rpc.streams import Incoming, Side, Writer
+from bigm.rpc.streams import Incoming, Side
+from bigm.rpc.writers import Writer
 
 if TYPE_CHECKING:
     from bigm.rpc.caller import Caller

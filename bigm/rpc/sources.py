@@ -13,16 +13,9 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from bigm.errors import CallError
 from bigm.rpc.calls import Pending
-from bigm.rpc.streams import (
-    Side,
-    Stopped,
-    Writer,
-    aclose_quietly,
-    close_quietly,
-    is_async,
-    is_binary_file,
-    pieces,
-)
+from bigm.rpc.iterables import aclose_quietly, close_quietly, is_async, is_binary_file, pieces
+from bigm.rpc.streams import Side
+from bigm.rpc.writers import Stopped, Writer
 
 if TYPE_CHECKING:
     import asyncio
