@@ -42,7 +42,7 @@ class Clock:
         """Seconds, monotonic."""
         return time.monotonic()
 
-    def hold(self) -> None:
+    def hold(self, token: object = None) -> None:
         """Real time waits for nobody."""
 
     def release(self, token: object) -> None:

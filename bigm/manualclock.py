@@ -59,9 +59,9 @@ class ManualClock:
         with self._changed:
             heapq.heappush(self._due, (self._now + delay, next(self._order), function))
 
-    def hold(self) -> object:
-        """Stop the clock until the token returned is released."""
-        token = object()
+    def hold(self, token: object = None) -> object:
+        """Stop the clock until *token* is released, or where it is None, the one returned."""
+        token = object() if token is None else token
         with self._changed:
             self._held.add(token)
         return token

@@ -426,7 +426,7 @@ class Steward:
                 self._restarts = self._have_workers_restarted()
                 self._restarts.reported(self._statuses)
         if self._notice is not None:
-            self._warn_services()
+            self._warn_services(self.machine._clients)
 
     def _succeeded(self, reply: CallFuture, cause: Cause, what: str, lost: _Lost) -> bool:
         """Look at the answer of a step; on the I/O thread. A failure ends the machine; *lost* decides of a lost one."""
@@ -474,19 +474,23 @@ class Steward:
         self._common.run.event("preempted", machine=self.label, seconds=seconds)
         warn = self._common.output.terminal.warn
         warn(f"{self.label}: the system will take it away in {seconds:.0f} s")
-        if machine._phase is Phase.SERVING:
-            self._warn_services()
+        clients = machine._clients if machine._phase is Phase.SERVING else ()
+        clock, token = self._common.leases.clock, ("notice", self.instance.id)
+        waiting = _Countdown(1 + len(clients), functools.partial(clock.release, token))
+        self._warn_services(clients, waiting.one_less)
         for error in machine._preempted(seconds):
             warn(f"{self.label}: on_preempt failed: {type(error).__name__}: {error}")
+        waiting.one_less()
 
-    def _warn_services(self) -> None:
+    def _warn_services(self, clients: tuple[Client, ...], done: Callable[[], None] = lambda: None) -> None:
         def warned(reply: CallFuture) -> None:
             with contextlib.suppress(BigmError):  # it is gone already
                 for text in reply.result():
                     self._common.output.terminal.warn(text)
+            done()
 
         seconds = self._notice_left()
-        for client in self.machine._clients:
+        for client in clients:
             client.submit_internal("Supervisor.preempted", (seconds,), done=warned)
 
     def _notice_left(self) -> float:

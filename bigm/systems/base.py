@@ -103,8 +103,14 @@ class Timer(Protocol):
     def after(self, delay: float, function: Callable[[], None]) -> None:
         """Call *function* in *delay* seconds. It must be quick."""
 
-    def hold(self) -> object:
-        """Begin something whose outcome must be there before a clock that is turned goes on: a token to release."""
+    def hold(self, token: object = None) -> object:
+        """Begin something whose outcome must be there before a clock that is turned goes on.
+
+        Args:
+            token: to release when it is; None: one is made.
+        Returns:
+            The token.
+        """
 
     def release(self, token: object) -> None:
         """What *token* was given for has come to its end."""

@@ -302,11 +302,12 @@ class _Machine:
 
     def preempt(self, notice: float) -> None:
         """Be told of an end in *notice* seconds, and end then."""
-        self.agent.preempt(notice)
         if self._turned is not None:
+            self._turned.hold(("notice", self.id))  # until driver and services have heard of it
             self._turned.after(notice, self._taken)
         else:
             self._loop.soon(lambda: self._loop.after(notice, self._taken_soon))
+        self.agent.preempt(notice)
 
     def _taken_soon(self) -> None:
         threading.Thread(target=self._taken, name=f"bigm-end-{self.id}", daemon=True).start()  # the loop must not wait
@@ -318,6 +319,7 @@ class _Machine:
         self._gone.set()
         if self._turned is not None:
             self._turned.release(self._held)
+            self._turned.release(("notice", self.id))
 
     def _begin_end(self, reason: str) -> bool:
         """Whether nobody has begun before."""

@@ -28,7 +28,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bigm.cluster import Cluster
-from bigm.errors import ConfigError, NotSupported
+from bigm.errors import BigmError, ConfigError, NotSupported
+from bigm.lifecycle import State
 from bigm.machine import Machine
 from bigm.manualclock import ManualClock
 from bigm.peer import tcp_connect
@@ -38,6 +39,7 @@ from bigm.testing.relay import Relay, Wire
 
 EVERYONE = "*"
 _FLAKY_BYTES = 32 << 10  # a flaky connection is cut within so many bytes
+_KILL = 30.0  # seconds in which a killed process is known to be gone
 _STRIKES = ("drop", "delay", "partition", "heal")
 
 
@@ -89,7 +91,7 @@ class Faults(Network):
     # --- machines
 
     def kill(self, machine: Machine | str | None = None) -> str:
-        """Let a machine vanish as if its power had failed. On `local`, kill its agent.
+        """Let a machine vanish as if its power had failed. On `local`, kill its agent, and wait until it is STOPPED.
 
         Args:
             machine: which; None: one of the living, drawn by the seed.
@@ -423,8 +425,10 @@ class Faults(Network):
 
     def _kill_process(self, machine: str) -> None:
         assert self._cluster is not None
-        agent = next(each for each in self._cluster.machines if each.id == machine)._agent
-        os.kill(agent.call("Agent.info").pid, signal.SIGKILL)
+        victim = next(each for each in self._cluster.machines if each.id == machine)
+        os.kill(victim._agent.call("Agent.info").pid, signal.SIGKILL)
+        with contextlib.suppress(BigmError):  # why it stopped is for those who call it
+            victim.wait(State.STOPPED, _KILL)
 
     def _note(self, text: str) -> None:
         with self._lock:
