@@ -135,6 +135,23 @@ def test_waiting_shows_its_progress_in_the_cell(tmp_path: Path):
         assert "bigm: starting 1 machine on local\n" == cell.stream("stderr")
 
 
+def test_interrupting_a_wait_leaves_the_start_going(tmp_path: Path):
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    with notebook(tmp_path) as made:
+        made.run(
+            f"{SERVICE}\nimport time\nclass Slow(Worker):\n    def setup(self, cluster):\n"
+            f"        while not os.path.exists({str(go)!r}): time.sleep(0.01)  # until the test says so\n"
+        )
+        cell = made.run_and_interrupt(
+            "cluster = bigm.start()\nmachines = cluster.start(1, services={'W': Slow()})\n"
+            f"open({str(begun)!r}, 'w').close()\ncluster.wait(machines)",
+            lambda: eventually(begun.exists, 20),
+        )
+        assert "KeyboardInterrupt" == cell.error, cell
+        go.touch()
+        assert "4\n" == made.run("cluster.wait()\nprint(machines[0].call('W.double', 2).value)").stream()
+
+
 def test_the_cells_of_the_page_on_notebooks_run(tmp_path: Path):
     with notebook(tmp_path) as made:
         cells = [made.run(code) for code in snippets("notebooks.md")]
