@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
+from bigm.backlog import MOST
 from bigm.errors import ConfigError
 from bigm.machine import Machine
 from bigm.rpc import codec
-from bigm.scheduler import MOST, Scheduler
+from bigm.scheduler import Scheduler
 from bigm.supply import Source, Supply
 from bigm.tasks import Sweep, Task
 

@@ -1,30 +1,25 @@
-"""The tasks of an executor: as their user sees them, and as they travel in batches.
+"""The tasks of an executor, between who wants them done and who gives them out.
 
 A task is either a `Task`, which is a future, or one position of a `Sweep`, which is a call of `map`: there a future for
 each would cost more than many a task does. Both are given out as pieces of a batch, and take back what became of them.
-No thread, clock or connection here; whom they are given to is the business of `bigm.scheduler`.
+Whom they are given to is the business of `bigm.scheduler`.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import copy
-import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MethodType
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from bigm.rpc import codec
 from bigm.rpc.calls import run_callback
-from bigm.worker.functions import ATOMS, ONE, PACKED, ROW, Outcomes, Part, portable
 
 _PENDING, _FINISHED = "PENDING", "FINISHED"  # as concurrent.futures calls them
-_FORGETTING = 0.5  # of what is known of a function, at each further measurement
 _ALL = 1 << 62
-_KNOWN = 1024  # functions whose pace is remembered
 
 
 class Task(concurrent.futures.Future[Any]):
@@ -316,36 +311,6 @@ class Stretch:
 Piece = Task | Stretch
 
 
-class Pace:
-    """How long the calls of each function take, as far as that was seen. For one thread."""
-
-    def __init__(self) -> None:
-        self._seen: dict[object, tuple[float, float]] = {}
-
-    def of(self, function: Callable[..., Any] | None) -> float | None:
-        """Seconds of one call, transport excluded; None while that is not known."""
-        seen = self._seen.get(_identity(function))
-        return None if seen is None else seen[0] / seen[1]
-
-    def saw(self, function: Callable[..., Any] | None, calls: int, seconds: float) -> None:
-        """*calls* of it took *seconds* altogether."""
-        if not calls:
-            return
-        identity = _identity(function)
-        if len(self._seen) > _KNOWN:
-            self._seen.clear()  # a program that makes functions all the time
-        before, count = self._seen.get(identity, (0.0, 0.0))
-        self._seen[identity] = (before * _FORGETTING + seconds, count * _FORGETTING + calls)
-
-
-def _identity(function: Callable[..., Any] | None) -> object:
-    """Functions that share it run the same code. Never hashes the function itself, which may not be hashable."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    code = getattr(function, "__code__", None)
-    return id(code) if code is not None else getattr(function, "__qualname__", type(function))
-
-
 def name_of(function: Callable[..., Any] | None) -> str:
     """What messages call a function."""
     name = getattr(function, "__qualname__", None)
@@ -369,176 +334,9 @@ def another(error: BaseException) -> BaseException:
     return again
 
 
-# Packing.
-
-
-def pack(pieces: Iterable[Piece]) -> tuple[list[Piece], list[Part]]:
-    """The pieces as parts of a batch. What cannot be pickled fails at once, alone, and is left out.
-
-    Returns:
-        The pieces that are in the batch, in their order, and the batch.
-    """
-    packed: list[Piece] = []
-    parts: list[Part] = []
-    last: Callable[..., Any] | None = None
-    for piece in pieces:
-        function = piece.function
-        if not parts or not _same(function, last):
-            segments = _function_segments(function)
-            if isinstance(segments, Exception):
-                fail(piece, segments)
-                continue
-            parts.append(Part(name_of(function), segments, -1, []))
-            last = function
-        if isinstance(piece, Task):
-            _pack_task(piece, packed, parts)
-        else:
-            _pack_stretch(piece, packed, parts)
-    return packed, [part for part in parts if part.calls]
-
-
 def fail(piece: Piece, error: BaseException) -> None:
     """Let *piece* end with *error*."""
     if isinstance(piece, Task):
         piece.settle(None, error)
     else:
         piece.settle_failed(error)
-
-
-def _function_segments(function: Callable[..., Any] | None) -> list[Any] | Exception:
-    try:
-        return portable(codec.dumps(function, f"function {name_of(function)}"))
-    except Exception as error:  # noqa: BLE001  # NotPicklable, or whatever a broken object's __getattr__ raises
-        return error
-
-
-def _pack_task(task: Task, packed: list[Piece], parts: list[Part]) -> None:
-    if not task.kwargs and set(map(type, task.args)) <= ATOMS:
-        form, call = (ONE, task.args[0]) if len(task.args) == 1 else (ROW, task.args)
-    else:
-        form = PACKED
-        try:
-            call = _packed(name_of(task.function), task.args, task.kwargs)
-        except Exception as error:  # noqa: BLE001  # as above
-            task.settle(None, error)
-            return
-    _part_of(parts, form).calls.append(call)  # type: ignore[attr-defined]  # a list until it is sent
-    packed.append(task)
-
-
-def _pack_stretch(piece: Stretch, packed: list[Piece], parts: list[Part]) -> None:
-    rows = piece.sweep.rows
-    calls = piece.calls
-    if not rows and set(map(type, calls)) <= ATOMS:
-        _part_of(parts, ONE).calls.extend(calls)  # type: ignore[attr-defined]
-        packed.append(piece)
-    elif rows and all(set(map(type, row)) <= ATOMS for row in calls):
-        _part_of(parts, ROW).calls.extend(calls)  # type: ignore[attr-defined]
-        packed.append(piece)
-    else:
-        _pack_one_by_one(piece, packed, parts)
-
-
-def _pack_one_by_one(piece: Stretch, packed: list[Piece], parts: list[Part]) -> None:
-    name = name_of(piece.function)
-    part = _part_of(parts, PACKED)
-    index = 0
-    while index < len(piece.calls):
-        call = piece.calls[index]
-        try:
-            part.calls.append(_packed(name, call if piece.sweep.rows else (call,), {}))  # type: ignore[attr-defined]
-            index += 1
-        except Exception as error:  # noqa: BLE001  # as above
-            rest = piece.split(index)
-            assert rest is not None
-            after = rest.split(1)
-            rest.settle_failed(error)
-            if piece.calls:
-                packed.append(piece)
-            if after is None:
-                return
-            piece, index = after, 0
-    packed.append(piece)
-
-
-def _part_of(parts: list[Part], form: int) -> Part:
-    """The last part, if calls of that form can be added to it; else a new one of the same function."""
-    part = parts[-1]
-    if part.form not in (-1, form):
-        parts.append(Part(part.name, part.function, form, []))
-    elif part.form == -1:
-        parts[-1] = part._replace(form=form)
-    return parts[-1]
-
-
-def _packed(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-    return portable(codec.dumps_call(name, args, kwargs))
-
-
-def _same(one: object, other: object) -> bool:
-    """Whether both are one function; a method is another object each time it is looked up."""
-    return one is other or (isinstance(one, MethodType) and isinstance(other, MethodType) and one == other)
-
-
-# Taking back.
-
-
-def settle(pieces: Sequence[Piece], outcomes: Outcomes) -> list[Piece]:
-    """Hand to each of *pieces*, which are what a batch still has, what became of it.
-
-    Returns:
-        Those that were not begun.
-    """
-    left: list[Piece] = []
-    position, count = 0, len(outcomes.values)
-    for piece in pieces:
-        if position >= count:
-            left.append(piece)
-            continue
-        if isinstance(piece, Task):
-            _settle_task(piece, outcomes, position)
-            position += 1
-            continue
-        rest = piece.split(count - position)
-        if rest is not None:
-            left.append(rest)
-        end = position + len(piece)
-        whole = position == 0 and end == count
-        failures = {i - position: e for i, e in outcomes.failures.items() if position <= i < end}
-        values = list(outcomes.values) if whole else list(outcomes.values[position:end])
-        piece.sweep.settle(piece.start, Done(values, failures, outcomes.plain, piece.sweep.home))
-        position = end
-    return left
-
-
-def _settle_task(task: Task, outcomes: Outcomes, position: int) -> None:
-    failure = outcomes.failures.get(position)
-    if failure is not None:
-        task.settle(None, as_error(failure))
-        return
-    value = outcomes.values[position]
-    if outcomes.plain:
-        task.settle(value)
-        return
-    try:
-        result = codec.loads(value)
-    except BaseException as error:  # noqa: BLE001  # of a class that is not here, or of a user's __setstate__
-        task.settle(None, error)
-    else:
-        task.settle(result)
-
-
-def take_last(pieces: list[Piece], count: int) -> list[Piece]:
-    """Take the last *count* calls from *pieces*; what was taken, in its order."""
-    taken: list[Piece] = []
-    while count > 0 and pieces:
-        piece = pieces.pop()
-        size = len(piece)
-        if isinstance(piece, Stretch) and size > count:
-            rest = piece.split(size - count)
-            pieces.append(piece)
-            assert rest is not None
-            piece, size = rest, count
-        taken.insert(0, piece)
-        count -= size
-    return taken

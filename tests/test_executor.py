@@ -628,26 +628,6 @@ def test_when_replacements_do_not_start_it_stops_asking_and_says_why(
     assert "lost machines are replaced no more: 3 in a row did not start: no room" in capfd.readouterr().err
 
 
-def test_a_machine_with_errors_of_the_wire_is_set_aside_and_its_tasks_go_elsewhere() -> None:
-    """A worker that cannot be dialled: what was never sent is run by the other."""
-    with bigm.start("local", name="aside", timeouts={"verdict": 0.1}) as cluster:
-        bad, good = machines = cluster.start(2)
-        cluster.wait(machines, timeout=30.0)
-        client = bad._clients[0]
-        client._connect = _refuse
-        if client._main is not None:
-            client._main.shut()
-        with cluster.executor() as pool:
-            pids = {pool.submit(tasks.pid).result(20.0) for _ in range(20)}
-            assert pids == {good.run(os.getpid)}
-            assert pool._scheduler._places[bad].aside > 0
-        assert bad.state is State.RUNNING
-
-
-def _refuse(timeout: float) -> Any:
-    raise ConnectionRefusedError(111, "Connection refused")
-
-
 def test_ctrl_c_in_the_block_cancels_and_does_not_wait(cluster: bigm.Cluster, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     with contextlib.suppress(KeyboardInterrupt):
