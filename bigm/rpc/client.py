@@ -368,6 +368,7 @@ class Client:
             if best is None or (best.busy and len(self._bulk) + self._bulk_dials < BULK_CONNECTIONS):
                 return False
         if not best.start(call):
+            self._channel_ended(best)
             return False
         best.queue(call)
         return True
@@ -383,6 +384,7 @@ class Client:
             if channel.start(call):
                 channel.connection.send_waiting(channel.mark(call), call.deadline)
                 return
+            self._channel_ended(channel)  # it may have been lost before we knew of it
 
     def _run_bulk(self, call: Pending) -> None:
         """A big call of a future or coroutine, or one that is sent again, in a thread of its own."""
@@ -607,6 +609,8 @@ class Client:
         inner = self._fetching.get(call)
         if inner is not None:
             self._abandon(inner)
+            if inner.outcome is None:  # a thread waits for it
+                inner.settle(Unreachable(f"{call.method} on {self.name}: the call was given up"))
         with self._lock:
             if call in self._early:
                 self._early.remove(call)

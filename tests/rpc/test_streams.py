@@ -559,3 +559,32 @@ def test_an_idle_stream_costs_no_processor(here: Place, service: Service) -> Non
     assert time.process_time() - before < 0.25
     service.gate.set()
     reader.join(20.0)
+
+
+def test_a_call_that_is_given_up_while_its_stream_is_fetched_leaves_no_thread(here: Place) -> None:
+    client = here.client()
+    client.call("S.null")
+    for _ in range(30):
+        future = client.submit("S.until_closed")
+        eventually(lambda future=future: client._fetching or future.done(), poll=0.0)
+        future.cancel()
+    del future
+    eventually(lambda: not [each for each in threading.enumerate() if each.name.startswith("bigm-bulk")])
+    eventually(lambda: here.server.in_flight == 0)
+
+
+def test_a_connection_that_is_lost_as_soon_as_it_was_dialled_is_not_used_for_ever(here: Place) -> None:
+    client = here.client()
+    dial, lost = client._dial, []
+
+    def lose_the_first(deadline: float, flags: int) -> Any:
+        channel = dial(deadline, flags)
+        if flags and not lost:
+            here.cut()
+            eventually(lambda: channel.closed)
+            lost.append(channel)
+        return channel
+
+    client._dial = lose_the_first  # type: ignore[method-assign]  # the moment cannot be hit otherwise
+    assert [0, 1] == list(client.call("S.count", (2,), timeout=20.0, direct=True))
+    assert lost
