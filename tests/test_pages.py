@@ -15,7 +15,7 @@ PAGES = {
     "executor.md": "",
     "functions.md": "",
     "sharing.md": "",
-    "streams.md": "import bigm\n__file__ = bigm.__file__",
+    "streams.md": "from pathlib import Path\nPath('words.txt').write_text('one\\ntwo\\n')",
 }
 
 
