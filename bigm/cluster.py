@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from bigm import config
 from bigm.authority import Authority
+from bigm.board import Board, in_thread, start_thread
 from bigm.bootstrap.records import Launch
 from bigm.clock import Clock
 from bigm.ending import Leftover as Leftover
@@ -26,7 +27,7 @@ from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, Mac
 from bigm.groups import Groups, abroadcast, broadcast
 from bigm.leases import Leases
 from bigm.lifecycle import Cause, Phase, State
-from bigm.machine import Board, Machine, Machines
+from bigm.machine import Machine, Machines
 from bigm.peer import Link, Peer, address, open_clusters
 from bigm.pings import Pings
 from bigm.plan import Plan, make_plan
@@ -103,6 +104,8 @@ class Cluster(Groups):
         self._numbered = 0
         self._closing = False
         self._closed = False
+        self._cancelled = False  # the task that ends it
+        self._hurried = False  # told to end its machines at once
         self._left: list[Leftover] = []
         self._home = Home(self._authority.cluster, self.dial, worker=False)
         system.open(self._authority.cluster)
@@ -155,6 +158,34 @@ class Cluster(Groups):
         if isinstance(error, (SystemExit, KeyboardInterrupt)) and os.getpid() == self._pid:
             self._session.ends_with(error)  # any other may be handled further up, or reaches the hook
         self.shutdown()
+
+    async def __aenter__(self) -> Cluster:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End all machines in a thread, while the loop goes on. Cancelled meanwhile, it ends them at once.
+
+        Ctrl-C cancels the main task of `asyncio.run`, the first time on the way here, the second time here.
+        """
+        import asyncio  # whoever awaits has it; a driver that does not need not pay for it
+
+        if isinstance(error, (SystemExit, KeyboardInterrupt)) and os.getpid() == self._pid:
+            self._session.ends_with(error)
+        self._cancelled = isinstance(error, asyncio.CancelledError)
+        cancelled: asyncio.CancelledError | None = None
+        ended = asyncio.wrap_future(start_thread(f"bigm-shutdown {self.name}", self.shutdown))
+        while not ended.done():
+            try:
+                await asyncio.wait([ended])
+            except asyncio.CancelledError as again:
+                cancelled = again
+                self._hurry()
+        self._session.restore_signals()
+        if cancelled is not None:
+            raise cancelled
+        ended.result()
 
     @property
     def id(self) -> str:
@@ -220,6 +251,28 @@ class Cluster(Groups):
         self._tell_executors()
         return Machines(steward.machine for steward in stewards)
 
+    async def astart(
+        self,
+        n: int | None = None,
+        *,
+        services: Mapping[str, object] | None = None,
+        procs: int | Literal["all"] | None = None,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] | None = None,
+        on_worker_death: Literal["stop", "restart"] = "stop",
+    ) -> list[Machine]:
+        """As `start`, for `await`. Cancelled, it is carried through: what was launched is among `machines`."""
+        return await in_thread(
+            f"bigm-start {self.name}",
+            self.start,
+            n,
+            services=services,
+            procs=procs,
+            env=env,
+            args=args,
+            on_worker_death=on_worker_death,
+        )
+
     def wait(
         self, machines: Iterable[Machine] | None = None, state: State = State.RUNNING, timeout: float | None = None
     ) -> None:
@@ -233,24 +286,17 @@ class Cluster(Groups):
             BigmError: the first one that stopped, and was not to, says why; others may still be starting.
             DeadlineExceeded: the timeout passed first.
         """
-        wanted = list(self.machines if machines is None else machines)
-        waiting = list(wanted)
+        wait = _Wait(self.machines if machines is None else machines, state)
+        with self._session.terminal.live(wait.status), self._board:
+            wait.check(self._board.wait_for(wait.over, timeout), timeout)
 
-        def settled() -> bool:
-            waiting[:] = [machine for machine in waiting if machine.state < state]
-            return not waiting or any(machine.error for machine in wanted)
-
-        def status() -> str:
-            return f"{len(wanted) - len(waiting)} of {_machines(len(wanted))} {state}"
-
-        with self._session.terminal.live(status), self._board:
-            done = self._board.wait_for(settled, timeout)
-        for machine in wanted:
-            if machine.error is not None:
-                raise machine.error
-        if not done:
-            late = ", ".join(f"{machine.id} is {machine.state}" for machine in waiting)
-            raise DeadlineExceeded(f"not all machines were {state} within {timeout:g} s: {late}")
+    async def await_state(
+        self, machines: Iterable[Machine] | None = None, state: State = State.RUNNING, timeout: float | None = None
+    ) -> None:
+        """As `wait`, for `await`."""
+        wait = _Wait(self.machines if machines is None else machines, state)
+        with self._session.terminal.live(wait.status):
+            wait.check(await self._board.until(wait.over, timeout), timeout)
 
     def broadcast(self, method: str, /, *args: object, **kwargs: object) -> dict[Machine, list[Any]]:
         """Call a method on every worker of all `machines` at once, and wait for all of them.
@@ -445,6 +491,18 @@ class Cluster(Groups):
                     self._board.notify_all()
         return list(self._left)
 
+    async def ashutdown(
+        self, machines: Iterable[Machine] | None = None, timeout: float | None = None
+    ) -> list[Leftover]:
+        """As `shutdown`, for `await`. Cancelled, it goes on without you."""
+        return await in_thread(f"bigm-shutdown {self.name}", self.shutdown, machines, timeout)
+
+    def _hurry(self) -> None:
+        """Whoever ends the machines is to do so at once, if they are being ended; for any thread."""
+        with self._board:
+            self._hurried = self._closing
+            self._board.notify_all()
+
     def _living(self) -> list[Machine]:
         self._check_open()
         machines = self.machines
@@ -619,16 +677,23 @@ class Cluster(Groups):
                 steward.stop(Cause.SHUTDOWN)
             with self._board:
                 self._board.wait_for(
-                    lambda: all(steward.machine._phase is Phase.ENDED for steward in living), self._ending(timeout)
+                    lambda: self._hurried or all(steward.machine._phase is Phase.ENDED for steward in living),
+                    self._ending(timeout),
                 )
+            if self._hurried:
+                self._end_at_once()
         except (KeyboardInterrupt, SystemExit):
-            self._session.terminal.warn("interrupted again: ending the machines at once")
-            self._system.close()
+            self._end_at_once()
             raise
 
+    def _end_at_once(self) -> None:
+        self._session.terminal.warn("interrupted again: ending the machines at once")
+        self._system.close()
+
     def _announce_end(self, count: int) -> None:
-        if self._session.interrupted:
-            self._session.terminal.phase(f"interrupted: ending {_machines(count)}; once more ends them at once")
+        if self._session.interrupted or self._cancelled:
+            why = "interrupted" if self._session.interrupted else "cancelled"
+            self._session.terminal.phase(f"{why}: ending {_machines(count)}; once more ends them at once")
         else:
             self._session.terminal.detail(f"ending {_machines(count)}")
 
@@ -669,6 +734,32 @@ class Cluster(Groups):
             if not any(instance.launch == launch for instance in found):
                 self._settle(launch)
         return left
+
+
+class _Wait:
+    """A wait for *machines* to be at *state* or beyond."""
+
+    def __init__(self, machines: Iterable[Machine], state: State) -> None:
+        self._machines = list(machines)
+        self._waiting = self._machines
+        self._state = state
+
+    def over(self) -> bool:
+        self._waiting = [machine for machine in self._waiting if machine.state < self._state]
+        return not self._waiting or any(machine.error for machine in self._machines)
+
+    def status(self) -> str:
+        count = len(self._machines)
+        return f"{count - len(self._waiting)} of {_machines(count)} {self._state}"
+
+    def check(self, over: bool, timeout: float | None) -> None:
+        """Raise what there is to be raised after it."""
+        for machine in self._machines:
+            if machine.error is not None:
+                raise machine.error
+        if not over:
+            late = ", ".join(f"{machine.id} is {machine.state}" for machine in self._waiting)
+            raise DeadlineExceeded(f"not all machines were {self._state} within {timeout:g} s: {late}")
 
 
 def _machines(count: int) -> str:

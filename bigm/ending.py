@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bigm.board import Board
 from bigm.errors import BigmError, ConfigError, DeadlineExceeded
 from bigm.lifecycle import Cause, Phase, State
 from bigm.machine import Machine
@@ -39,7 +39,7 @@ def check_timeout(timeout: float | None) -> None:
         raise ConfigError(f"a timeout is 0 seconds or more, or None, not {timeout!r}")
 
 
-def end(machines: list[Machine], board: threading.Condition, limits: Timeouts, timeout: float | None) -> list[Leftover]:
+def end(machines: list[Machine], board: Board, limits: Timeouts, timeout: float | None) -> list[Leftover]:
     """End *machines*, all at once, and wait until they have ended.
 
     Args:
@@ -63,7 +63,7 @@ def end(machines: list[Machine], board: threading.Condition, limits: Timeouts, t
     ]
 
 
-def _await_executors(machines: list[Machine], board: threading.Condition, timeout: float) -> None:
+def _await_executors(machines: list[Machine], board: Board, timeout: float) -> None:
     """Let executors have what they run there ended."""
     users = [(user, machine) for machine in machines for user in list(machine._users)]
     for user, machine in users:

@@ -10,30 +10,17 @@ Source: bigmachine machine.go, Machine.
 from __future__ import annotations
 
 import concurrent.futures
-import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
+from bigm.board import Board, in_thread
 from bigm.bootstrap.records import Disk, Info, Memory, Sample
 from bigm.errors import BigmError, ConfigError, DeadlineExceeded
 from bigm.leases import Lease
 from bigm.lifecycle import Cause, Phase, State
 from bigm.peer import Link, Peer
 from bigm.rpc.client import Client
-
-_WAKE = 0.25  # seconds
-
-
-class Board(threading.Condition):
-    """Notified when the state of a machine has changed.
-
-    It wakes by itself now and then, because Python may lose a Ctrl-C for as long as the main thread waits: a signal
-    that arrives in the moment before it begins to wait is noticed only when it has something to do again.
-    """
-
-    def wait(self, timeout: float | None = None) -> bool:
-        return super().wait(_WAKE if timeout is None else min(timeout, _WAKE))
 
 
 class Machines(list["Machine"]):
@@ -75,7 +62,7 @@ class Machine(Peer):
         addr: str,
         link: Link,
         *,
-        board: threading.Condition,
+        board: Board,
         stop: Callable[[Cause], None] | None = None,
         procs: int = 0,
         doubt: Callable[[Client], None] | None = None,
@@ -131,8 +118,17 @@ class Machine(Peer):
             DeadlineExceeded: the timeout passed first.
         """
         with self._board:
-            if not self._board.wait_for(lambda: self.state >= state, timeout):
-                raise DeadlineExceeded(f"machine {self.addr} is still {self.state}, not {state}, after {timeout:g} s")
+            reached = self._board.wait_for(lambda: self.state >= state, timeout)
+        self._check_reached(reached, state, timeout)
+
+    async def await_state(self, state: State = State.RUNNING, timeout: float | None = None) -> None:
+        """As `wait`, for `await`."""
+        reached = await self._board.until(lambda: self.state >= state, timeout)
+        self._check_reached(reached, state, timeout)
+
+    def _check_reached(self, reached: bool, state: State, timeout: float | None) -> None:
+        if not reached:
+            raise DeadlineExceeded(f"machine {self.addr} is still {self.state}, not {state}, after {timeout:g} s")
         if self.state is State.STOPPED and self.error is not None:
             raise self.error
 
@@ -166,6 +162,10 @@ class Machine(Peer):
             raise self._left
         if not ended:
             raise DeadlineExceeded(f"machine {self.addr} was not known to have ended in time")
+
+    async def ashutdown(self) -> None:
+        """As `shutdown`, for `await`. Cancelling it does not keep the machine."""
+        await in_thread(f"bigm-shutdown {self.id}", self.shutdown)
 
     def cancel(self) -> None:
         """End the machine at once, without `teardown`, and without waiting for its end.

@@ -83,6 +83,9 @@ class Endable(Protocol):
     def _finish(self) -> None:
         """Let what was given to its executors be done."""
 
+    def _hurry(self) -> None:
+        """Whoever ends its machines is to do so at once."""
+
     def shutdown(self) -> object:
         """End all its machines."""
 
@@ -166,7 +169,11 @@ class Session:
 
     def _restore(self) -> None:
         self._cells.off()
-        if not _in_main_thread():
+        self.restore_signals()
+
+    def restore_signals(self) -> None:
+        """Leave signals as they were found, where no cluster is open any more. Only the main thread can."""
+        if self._clusters or not _in_main_thread():
             return
         while self._installed:
             interrupts.uninstall(self._installed.pop())
@@ -184,6 +191,8 @@ class Session:
         if os.getpid() != self.pid:
             return
         try:
+            for cluster in list(self._clusters) if self.interrupted else []:
+                cluster._hurry()  # a task that was cancelled ends it, and that was interrupted again
             _await_threads()
             for cluster in [] if self.interrupted else list(self._clusters):
                 cluster._finish()

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bigm.authority import Authority
+from bigm.board import Board
 from bigm.bootstrap.enrol import open_agent
 from bigm.bootstrap.records import EXITED, SERVING, Info, Report, WorkerSpec, WorkerStatus
 from bigm.clock import Clock
@@ -118,7 +119,7 @@ class Steward:
         *,
         machine: str,
         label: str,
-        board: threading.Condition,
+        board: Board,
         settled: Callable[[Steward], None],
     ) -> None:
         self.instance = instance

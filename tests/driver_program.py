@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -15,6 +16,9 @@ from cluster_services import Mortal
 
 def main(how: str, lease: float) -> None:
     settings = {"local": {"parent_death": how != "orphaned"}, "timeouts": {"lease_local": lease, "teardown": 60.0}}
+    if how.startswith("await"):
+        asyncio.run(awaiting(how, settings))
+        return
     cluster = bigm.start("local", **settings)
     if how == "atexit":
         machines = show(cluster)
@@ -54,6 +58,20 @@ def show(cluster: bigm.Cluster) -> list[bigm.Machine]:
     cluster.wait(machines, timeout=30.0)
     print(*(machine.call("M.pid") for machine in machines), flush=True)
     return machines
+
+
+async def awaiting(how: str, settings: dict[str, object]) -> None:
+    """The same in a coroutine."""
+    async with bigm.start("local", **settings) as cluster:
+        machines = await cluster.astart(2, services={"M": Slow() if "slowly" in sys.argv else Mortal()})
+        await cluster.await_state(timeout=30.0)
+        print(*await cluster.agather(machine.acall("M.pid") for machine in machines), flush=True)
+        if how == "await-call":
+            await machines[0].acall("M.sleep", 60.0)
+        elif how == "await-exit":
+            sys.exit(7)
+        else:
+            await asyncio.sleep(60.0)
 
 
 class Slow(Mortal):

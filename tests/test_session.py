@@ -88,6 +88,8 @@ slow = pytest.mark.slow  # the same once more, from another side
     [
         ("call", signal.SIGINT, 130),
         ("sleep", signal.SIGTERM, 143),
+        ("await-call", signal.SIGINT, 130),
+        ("await", signal.SIGTERM, 143),
         pytest.param("sleep", signal.SIGINT, 130, marks=slow),
         pytest.param("call", signal.SIGTERM, 143, marks=slow),
         pytest.param("sleep", signal.SIGHUP, 129, marks=slow),
@@ -101,9 +103,12 @@ def test_a_signal_ends_the_machines_and_gives_its_exit_code(drive, how: str, num
     assert (status, "Traceback" in err) == (code, False), err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=slow)])
-def test_a_second_signal_ends_the_machines_at_once(drive, number: int) -> None:
-    driver = drive("sleep", "60", "slowly")
+@pytest.mark.parametrize(
+    ("how", "number"),
+    [("sleep", signal.SIGINT), ("await", signal.SIGINT), pytest.param("sleep", signal.SIGTERM, marks=slow)],
+)
+def test_a_second_signal_ends_the_machines_at_once(drive, how: str, number: int) -> None:
+    driver = drive(how, "60", "slowly")
     driver.process.send_signal(number)
     assert_says(driver, "once more ends them at once")
     started = time.monotonic()
