@@ -70,11 +70,14 @@ class Wire:
 
     async def carry(self) -> None:
         """Carry until both directions have ended, or it is cut."""
+        there = asyncio.ensure_future(self._one_way(self._near, self._far, self._twin))
+        back = asyncio.ensure_future(self._one_way(self._far, self._near))
         try:
-            await asyncio.gather(self._one_way(self._near, self._far, self._twin), self._one_way(self._far, self._near))
+            await asyncio.gather(there, back)
         except OSError:
             pass  # an end is gone
         finally:
+            await _cancelled(there, back)  # before their descriptors are given to others
             self.ended = True
             for end in self._sockets:
                 end.close()
@@ -100,7 +103,7 @@ class Wire:
                 if self.left == 0:
                     self.cut()
         finally:
-            reading.cancel()
+            await _cancelled(reading)
 
     async def _read(self, source: socket.socket, pieces: asyncio.Queue[tuple[float, bytes]]) -> None:
         loop = asyncio.get_running_loop()
@@ -117,6 +120,13 @@ class Wire:
         if late > 0:
             await asyncio.sleep(late)  # that is the delay
         await self._open.wait()
+
+
+async def _cancelled(*tasks: asyncio.Future[None]) -> None:
+    """Cancel *tasks*, and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Relay:
