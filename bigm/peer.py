@@ -39,7 +39,7 @@ from bigm.errors import (
 )
 from bigm.groups import gather
 from bigm.lifecycle import Cause, Phase, State
-from bigm.rpc import codec
+from bigm.rpc import codec, interrupts
 from bigm.rpc.calls import CallFuture, notify_cancelled
 from bigm.rpc.client import Client
 from bigm.rpc.codec import Home
@@ -496,7 +496,8 @@ class Peer(Calls):
         started = time.monotonic()
         opened = self._opened()
         try:
-            opened.result(timeout)
+            interrupts.in_slices(lambda slice: concurrent.futures.wait([opened], slice).done, timeout)
+            opened.result(0.0)
         except concurrent.futures.TimeoutError:
             if opened.done():
                 raise  # its own error, not the end of our patience
@@ -783,7 +784,8 @@ class _Deferred(concurrent.futures.Future[Any]):
 
     def result(self, timeout: Optional[float] = None) -> Any:
         try:
-            return super().result(timeout)
+            interrupts.in_slices(lambda slice: concurrent.futures.wait([self], slice).done, timeout)
+            return super().result(0.0)
         except KeyboardInterrupt:  # as for `call`: who interrupts the waiting wants no answer
             self.cancel()
             raise

@@ -107,7 +107,11 @@ def test_interrupting_a_cell_cancels_its_futures_and_no_others(cells: Notebook, 
         lambda: eventually(lambda: files[0].exists() and files[1].exists(), 20),
     )
     assert "KeyboardInterrupt" == cell.error, cell
-    eventually(lambda: ["cancelled"] * 2 == [file.read_text() for file in files[:2]], 20)
+    eventually(
+        lambda: ["cancelled"] * 2 == [file.read_text() for file in files[:2]],
+        20,
+        lambda: f"{[file.read_text() for file in files[:2]]} {cell}",
+    )
     assert "False True\n" == cells.run("print(before.done(), before.cancel())").stream()
     eventually(lambda: files[2].read_text() == "cancelled", 20)
     assert "4\n" == cells.run("print(second.call('W.double', 2).value)").stream()

@@ -107,27 +107,58 @@ def _pickler() -> Any:
         def reducer_override(self, value: Any) -> Any:
             if isinstance(value, BaseException):
                 return codec.reduce_exception(value)
-            if isinstance(value, (type, types.FunctionType)) and _is_in_importable_main(value):
-                return value.__qualname__  # by this name
+            of_main = isinstance(value, (type, types.FunctionType)) and value.__module__ == "__main__"
+            if of_main and _has_import_path(value):  # cloudpickle would send it by value all the same
+                return value.__qualname__
+            if isinstance(value, functools._lru_cache_wrapper) and not _has_import_path(value):
+                self.by_value = True
+                return _cached, (value.__wrapped__, *value.cache_parameters().values())
             reduced = super().reducer_override(value)
             self.by_value |= reduced is not NotImplemented
             if isinstance(value, type) and isinstance(reduced, tuple) and len(reduced) == _WITH_SETTER:
                 with _lock:
                     _complete.add(value)
-                return (*reduced[:2], (reduced[5], reduced[2]), None, None, _complete_class)
+                function, args, state, _, _, setter = _with_slots(value, reduced)
+                return function, args, (setter, state), None, None, _complete_class
             return reduced
 
     return Pickler
 
 
+def _with_slots(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Let a class that has slots be made with them.
+
+    cloudpickle makes it without, so that its instances have a `__dict__` there, and cannot come back to where they have
+    none.
+    """
+    function, args, (state, slots), *rest = reduced
+    if not state.get("__slots__") or len(args) != _SKELETON or not isinstance(args[_KEYWORDS], dict):
+        return reduced  # a NamedTuple's are empty, and it refuses to be given them
+    args = (*args[:_KEYWORDS], {**args[_KEYWORDS], "__slots__": cls.__dict__["__slots__"]}, *args[_KEYWORDS + 1 :])
+    made = ("__slots__", "__weakref__")
+    kept = {
+        name: each
+        for name, each in state.items()
+        if name not in made and not isinstance(each, types.MemberDescriptorType)
+    }
+    return (function, args, (kept, slots), *rest)
+
+
+_SKELETON = 6  # arguments of cloudpickle's function that makes an empty class
+_KEYWORDS = 3  # which of them is the class's first content
 _WITH_SETTER = 6  # entries in what a reducer returns, when it says how the state is set
 
 
-def _is_in_importable_main(value: Any) -> bool:
-    """Whether machines find *value* in their own `__main__`. cloudpickle sends all of `__main__` by value."""
-    if value.__module__ != "__main__" or not codec.main_is_importable():
+def _cached(function: Callable[..., Any], maxsize: Optional[int], typed: bool) -> Any:
+    """What `functools.lru_cache` makes of *function*: with its cache empty."""
+    return functools.lru_cache(maxsize, typed)(function)
+
+
+def _has_import_path(value: Any) -> bool:
+    """Whether machines find *value* by its name."""
+    if value.__module__ == "__main__" and not codec.main_is_importable():
         return False
-    found: Optional[Any] = sys.modules.get("__main__")
+    found: Optional[Any] = sys.modules.get(value.__module__)
     for name in value.__qualname__.split("."):
         found = getattr(found, name, None)
     return found is value

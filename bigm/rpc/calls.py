@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
-from bigm.rpc import wire
+from bigm.rpc import interrupts, wire
 
 if TYPE_CHECKING:
     import asyncio
@@ -170,16 +170,16 @@ class CallFuture(concurrent.futures.Future):  # type: ignore[type-arg]  # generi
         except KeyboardInterrupt:  # as for `call`: who interrupts the waiting wants no answer
             self.cancel()
             raise
-        return super().result(timeout)
+        return super().result(0.0)  # it was waited for
 
     def exception(self, timeout: Optional[float] = None) -> Optional[BaseException]:
         self._decode(timeout)
-        return super().exception(timeout)
+        return super().exception(0.0)
 
     def _decode(self, timeout: Optional[float]) -> None:
         with self._condition:
             if self._state == "PENDING":
-                self._condition.wait_for(lambda: self._state != "PENDING", timeout)
+                interrupts.in_slices(self._wait, timeout)
             raw, self._raw = self._raw, None
             if raw is None:
                 return
@@ -187,6 +187,9 @@ class CallFuture(concurrent.futures.Future):  # type: ignore[type-arg]  # generi
                 self._result = self._client._value(self._pending(), raw)
             except BaseException as e:  # noqa: BLE001  # it is the call's result
                 self._exception = e
+
+    def _wait(self, timeout: Optional[float]) -> bool:
+        return self._condition.wait_for(lambda: self._state != "PENDING", timeout)
 
     def _pending(self) -> Pending:
         assert self.call is not None

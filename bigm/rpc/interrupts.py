@@ -15,6 +15,7 @@ import _signal  # type: ignore[import-not-found]  # its getsignal() costs 50 ns;
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Callable, Optional
 
@@ -113,6 +114,21 @@ class deferred:
             _state.deferred = self._outer
             if _state.noted and not self._outer:
                 _run_noted()
+
+
+def in_slices(wait: Callable[[Optional[float]], object], timeout: Optional[float]) -> None:
+    """Wait, such that the main thread notices a signal that arrived in the moment before it began to.
+
+    Args:
+        wait: waits so many seconds at most, None for ever; returns something true when there is no more to wait for.
+        timeout: seconds in all; None: for ever.
+    """
+    if not in_main_thread():
+        wait(timeout)
+        return
+    end = _FOREVER if timeout is None else time.monotonic() + timeout
+    while not wait(max(0.0, min(WAKE, end - time.monotonic()))) and time.monotonic() < end:
+        pass
 
 
 class waiting:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import functools
 import math
 import os
 import pickle
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +112,39 @@ def test_a_local_enum_keeps_its_members():
         RED = 1
 
     assert Colour.RED is elsewhere(lambda: Colour.RED)
+
+
+def test_instances_of_a_local_class_with_slots_come_back():
+    class Slotted:
+        __slots__ = ("__hidden", "open")
+
+        def __init__(self, number: int) -> None:
+            self.open, self.__hidden = number, number + 1
+
+        def anew(self) -> Slotted:
+            assert not hasattr(self, "__dict__")
+            return Slotted(self.__hidden)
+
+    @dataclasses.dataclass(frozen=True, slots=True)
+    class Frozen:
+        number: int
+
+    class Pair(typing.NamedTuple):
+        first: int
+        second: str = "x"
+
+    assert 2 == elsewhere(Slotted(1).anew).open
+    assert Pair(1) == elsewhere(lambda: Pair(1))
+    assert Frozen(3) == elsewhere(lambda: Frozen(3))
+
+
+def test_a_local_function_with_a_cache_travels_with_an_empty_one():
+    @functools.lru_cache(maxsize=3)
+    def double(n: int) -> int:
+        return 2 * n
+
+    double(1)
+    assert (4, 1, 3) == elsewhere(lambda: (double(2), double.cache_info().currsize, double.cache_info().maxsize))
 
 
 def test_a_class_used_by_many_threads_while_it_arrives_is_never_half_done():

@@ -254,3 +254,31 @@ def test_a_child_forked_by_a_method_keeps_no_connection_and_answers_nothing(
 
 if sys.platform != "linux":
     pytestmark = pytest.mark.skip(reason="reads /proc")
+
+
+def waits(timeout: float | None, enough: int = 1000) -> list[float | None]:
+    """For how long `in_slices` waits each time, when what it waits for is there after *enough* times."""
+    asked: list[float | None] = []
+
+    def wait(seconds: float | None) -> bool:
+        asked.append(seconds)
+        time.sleep(min(seconds or 0.0, 0.01))  # stands for the wait itself
+        return len(asked) == enough
+
+    interrupts.in_slices(wait, timeout)
+    return asked
+
+
+def test_the_main_thread_waits_in_slices_so_that_it_notices_every_signal() -> None:
+    assert [interrupts.WAKE] * 3 == waits(None, enough=3)
+    asked = waits(0.05)
+    assert 0.0 <= min(asked) <= max(asked) <= 0.05  # type: ignore[type-var]  # none is None
+    assert [0.0] == waits(0.0)
+
+
+def test_other_threads_which_handle_no_signals_wait_at_once() -> None:
+    found: list[list[float | None]] = []
+    thread = threading.Thread(target=lambda: found.extend([waits(None, enough=1), waits(7.0, enough=1)]), name="waits")
+    thread.start()
+    thread.join(20)
+    assert [[None], [7.0]] == found
