@@ -406,14 +406,14 @@ class _Threads(Workers):
     def abort(self) -> None:
         """Cut all connections, with no farewell."""
         for worker in list(self._workers.values()):
-            worker.server.abort()
+            worker.abort()
 
     def kill(self, proc: int, signal: int, oom: bool) -> None:
         """End a worker as if it had been a process that is killed."""
         worker = self._workers.pop(proc, None)
         if worker is None:
             raise ConfigError(f"machine {self._machine.name} has no worker {proc!r} that lives")
-        worker.server.abort()
+        worker.abort()
         status = WorkerStatus(proc, 0, EXITED, signal=signal, oom=oom)
         cause, text = explain(status, "")
         self._agent.worker_changed(status._replace(cause=str(cause), text=text))

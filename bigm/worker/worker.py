@@ -73,6 +73,14 @@ class Worker:
     def close(self, grace: float = 0.0) -> None:
         """Let running calls end for *grace* seconds, and close all connections."""
         self.server.close(grace)
+        self._let_go()
+
+    def abort(self) -> None:
+        """Cut all connections with no farewell, those to other machines too, as the death of a process does."""
+        self.server.abort()
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._made is not None:
             self._made.close()
         if "bigm.variables" in sys.modules:

@@ -15,6 +15,7 @@ import bigm
 from bigm import Cause, State
 from bigm.errors import ConfigError
 from bigm.systems.inprocess import InProcess, ManualClock
+from bigm.testing.faults import Faults
 from cluster_services import Counter
 from waiting import eventually
 
@@ -158,3 +159,35 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_it_may_be_and_then_said(
     assert (shown.returncode != 0) == (status != 0), shown.stderr
     assert shown.stdout == out
     assert err in shown.stderr
+
+
+class Puller:
+    """Reads a stream of another machine. Its events are those of all machines: they are threads of this process."""
+
+    begun, closed = threading.Event(), threading.Event()
+
+    def endless(self) -> Iterator[bytes]:
+        self.begun.set()
+        try:
+            while True:
+                yield bytes(10_000)
+        finally:
+            self.closed.set()
+
+    def pull(self, other: bigm.Machine) -> int:
+        return sum(map(len, other.stream("Puller.endless")))
+
+
+@pytest.mark.parametrize("end", ["machine", "worker"])
+def test_what_a_killed_machine_reads_of_others_ends_with_it(end: str) -> None:
+    Puller.begun.clear()
+    Puller.closed.clear()
+    faults = Faults()
+    with bigm.start(InProcess(network=faults)) as cluster:
+        reader, writer = cluster.start(2, services={"Puller": Puller()})
+        call = reader.submit("Puller.pull", writer)
+        assert Puller.begun.wait(10)
+        faults.kill(reader) if end == "machine" else faults.run_out_of_memory(reader)
+        with pytest.raises(bigm.MachineStopped):
+            call.result(10)
+        assert Puller.closed.wait(10)
