@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-BIGPI = ROOT / "examples" / "bigpi.py"
-BIGM = [Path(sys.executable).with_name("bigm")]
+import bigpi
+from example_programs import BIGM, EXAMPLES, ROOT, run
+
+BIGPI = EXAMPLES / "bigpi.py"
+DOCS = ROOT / "docs"
 
 MARK = r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d "
-
-
-def run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    shown = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=60)
-    assert shown.returncode == 0, f"{shown.stdout}\n{shown.stderr}"
-    return shown
 
 
 def expected(machines: int, n: int, locator: str) -> str:
@@ -55,13 +50,48 @@ def test_bigpi_is_a_plain_python_program_too(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_multisys_has_two_clusters_on_two_systems():
-    lines = run(sys.executable, ROOT / "examples" / "multisys.py").stdout.splitlines()
+    lines = run(sys.executable, EXAMPLES / "multisys.py").stdout.splitlines()
     assert [
         "processes m0 is another process",
         "processes m1 is another process",
         "threads m0 is here",
         "threads m1 is here",
     ] == [re.sub(r": \S+/(m\d)", r" \1", line) for line in lines]
+
+
+def documented() -> list[tuple[str, list[str]]]:
+    """The commands of docs/examples.md, and the lines each is said to print."""
+    blocks = re.findall(
+        r"^```console\n\$ (.*?)\n(.*?)^```", (DOCS / "examples.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    return [(command, lines.splitlines()) for command, lines in blocks]
+
+
+def shape(line: str) -> str:
+    """A line with any number in the place of its numbers, and any blanks."""
+    return re.sub(r"\s+", " ", re.sub(r"\d[\d.,:]*", "0", line)).strip()
+
+
+@pytest.mark.parametrize("command", [command for command, _ in documented()])
+def test_a_command_of_the_page_prints_what_the_page_says(command: str):
+    """All of its lines, whatever their numbers, and no others but where `...` stands."""
+    path = f"{BIGM[0].parent}{os.pathsep}{os.environ['PATH']}"
+    shown = subprocess.run(
+        command, shell=True, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=60
+    )
+    said = [shape(line) for line in dict(documented())[command]]
+    found = [shape(line) for line in (shown.stderr + shown.stdout).splitlines()]
+    assert [] == [line for line in said if line not in [*found, "..."]], found
+    if "..." not in said:
+        assert [] == [line for line in found if line not in said]
+
+
+def test_the_page_has_every_example():
+    programs = {path.stem for path in EXAMPLES.glob("*.py")}
+    text = (DOCS / "examples.md").read_text()
+    assert programs == set(re.findall(r"^## (\w+)$", text, re.MULTILINE))
+    assert programs == set(re.findall(r"^\| \[(\w+)\]\(#\1\) \|", text, re.MULTILINE))
+    assert programs == {name for command, _ in documented() for name in re.findall(r"examples/(\w+)\.py", command)}
 
 
 def test_the_readmes_program_runs(tmp_path: Path):
@@ -75,34 +105,26 @@ def test_the_readme_names_two_commands_first():
     assert ["make bigpi", "make test"] == [line.split("#")[0].strip() for line in commands[1].splitlines()]
 
 
-@pytest.fixture(scope="module")
-def bigpi() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bigpi", BIGPI)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_bigpis_summary_reads_as_promised(bigpi: ModuleType):
+def test_bigpis_summary_reads_as_promised():
     assert "π = 3.141552796  (± 0.0001, 5 machines, 3.1 s, 320 M samples/s)" == bigpi.summary(
         785388199, 10**9, 5, 3.125
     )
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_bigpis_summary_does_not_overstate_what_few_samples_tell(bigpi: ModuleType, n: int):
+def test_bigpis_summary_does_not_overstate_what_few_samples_tell(n: int):
     pi, error = bigpi.estimate(n, n)
     assert abs(pi - 3.14159) < error
 
 
 @pytest.mark.parametrize(("n", "parts"), [(10**9, 5), (10, 3), (2, 3), (1, 1)])
-def test_bigpi_draws_exactly_what_was_asked_for(bigpi: ModuleType, n: int, parts: int):
+def test_bigpi_draws_exactly_what_was_asked_for(n: int, parts: int):
     shares = bigpi.shares(n, parts)
     assert (n, parts) == (sum(shares), len(shares))
     assert max(shares) - min(shares) <= 1
 
 
-def test_bigpis_estimate_is_within_its_error_bar(bigpi: ModuleType):
+def test_bigpis_estimate_is_within_its_error_bar():
     """Five standard errors, that is: one run in two million may fail."""
     n = 1_000_001
     pi, error = bigpi.estimate(bigpi.CirclePI().sample(n), n)
