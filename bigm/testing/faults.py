@@ -273,11 +273,7 @@ class Faults(Network):
         Raises:
             ConfigError: a kind is unknown.
         """
-        unknown = [kind for kind in kinds if kind not in _KINDS]
-        if unknown or not kinds:
-            raise ConfigError(
-                f"there is no fault {', '.join(map(repr, unknown))}", hint=f"there are {', '.join(_KINDS)}"
-            )
+        _check_kinds(kinds)
         living = self._in_process("strike").living
         if not living:
             return ""
@@ -301,6 +297,7 @@ class Faults(Network):
             raise ConfigError("a storm needs a clock that is turned", hint="call strike between the steps of the test")
         if not rate > 0:
             raise ConfigError(f"a storm of {rate!r} strikes a second is none", hint="give a rate above 0")
+        _check_kinds(kinds)
         moments = self._draw("storm")
 
         def strike() -> None:
@@ -465,6 +462,12 @@ def _covers(pair: frozenset[str], ends: frozenset[str]) -> bool:
 def _named(pair: frozenset[str]) -> str:
     names = sorted(pair - {DRIVER, EVERYONE}) + sorted(pair & {DRIVER, EVERYONE})
     return " and ".join({EVERYONE: "everyone"}.get(name, name) for name in names)
+
+
+def _check_kinds(kinds: Sequence[str]) -> None:
+    unknown = [kind for kind in kinds if kind not in _KINDS]
+    if unknown or not kinds:
+        raise ConfigError(f"there is no fault {', '.join(map(repr, unknown))}", hint=f"there are {', '.join(_KINDS)}")
 
 
 def _check_seconds(what: str, seconds: float) -> None:

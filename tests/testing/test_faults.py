@@ -359,6 +359,14 @@ def test_what_cannot_be_is_refused(cluster: bigm.Cluster, faults: Faults, act: A
         act(faults)
 
 
+@pytest.mark.parametrize(("rate", "kinds", "said"), [(0.0, ["drop"], "none"), (1.0, ["fire"], "no fault 'fire'")])
+def test_a_storm_that_cannot_be_is_refused_before_it_begins(rate: float, kinds: list[str], said: str) -> None:
+    faults = Faults()
+    with bigm.start(InProcess(clock=ManualClock(), network=faults)), pytest.raises(ConfigError, match=said):
+        faults.storm(rate, kinds)
+    assert faults.history == []
+
+
 def test_a_silent_partition_and_a_turned_clock_do_not_go_together() -> None:
     faults = Faults()
     with bigm.start(InProcess(clock=ManualClock(), network=faults)) as cluster:
