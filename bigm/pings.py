@@ -142,10 +142,15 @@ class Pings(Generic[M]):
     # --- doubts
 
     def _inquire(self, pause: float) -> None:
+        """Have the agent say what it finds out until the verdict is due: it waits for its own news."""
+        wait = self._limits.verdict
+
         def informed(reply: CallFuture) -> None:
             self._informed(reply, pause)
 
-        self.machine._agent.submit_internal("Agent.info", (), timeout=self._limits.ping, done=informed)
+        self.machine._agent.submit_internal(
+            "Agent.info", (wait, self._deaths), timeout=wait + self._limits.ping, done=informed
+        )
 
     def _informed(self, reply: CallFuture, pause: float) -> None:
         """Take in what the agent says when calls were lost. On the I/O thread."""

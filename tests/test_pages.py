@@ -12,10 +12,13 @@ from pages import snippets
 
 # What a page's blocks need before them; most need nothing. docs/notebooks.md runs in a kernel: tests/test_notebook.py.
 PAGES = {
+    "asyncio.md": "",
     "executor.md": "",
     "functions.md": "",
+    "peers.md": "",
     "sharing.md": "",
     "streams.md": "from pathlib import Path\nPath('words.txt').write_text('one\\ntwo\\n')",
+    "variables.md": "",
 }
 
 

@@ -13,8 +13,10 @@ import pytest
 
 import bigm
 from bigm import Cause, State
+from bigm.leases import Lease
 from bigm.peer import Link
 from bigm.peers import Peers
+from bigm.steward import Steward
 from bigm.timeouts import Timeouts
 from cluster_services import Mortal
 from waiting import eventually
@@ -106,14 +108,36 @@ def test_a_call_from_machine_to_machine_fails_at_once_when_the_other_vanishes(
     assert caller.call("C.wait_for", target)[:2] == ("MachineStopped", Cause.AGENT_LOST)
 
 
-def test_a_call_from_machine_to_machine_fails_with_the_cause_when_the_others_worker_dies() -> None:
+def test_a_call_from_machine_to_machine_fails_when_the_others_worker_dies() -> None:
     with bigm.start("local", name="dying") as cluster:
         caller, target = cluster.start(2, services={"C": Caller()})
         pid = target.call("C.pid")
         waiting = caller.submit("C.wait_for", target)
         eventually(lambda: target.call("C.held") == 1)
+        os.kill(pid, signal.SIGKILL)
+        name, cause, _ = waiting.result(30.0)
+        assert name == "MachineStopped"
+        assert cause in (Cause.SIGNAL, Cause.AGENT_LOST), "the agent may have been ended before it was asked"
+
+
+def test_an_agent_that_can_be_asked_says_how_its_worker_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, take_leave = threading.Event(), Steward._take_leave
+
+    def late(steward: Steward, lease: Lease) -> None:
+        assert heard.wait(30.0)
+        take_leave(steward, lease)
+
+    with bigm.start("local", name="asked") as cluster:
+        caller, target = cluster.start(2, services={"C": Caller()})
+        pid = target.call("C.pid")
+        waiting = caller.submit("C.wait_for", target)
+        eventually(lambda: target.call("C.held") == 1)
+        monkeypatch.setattr(Steward, "_take_leave", late)
         os.kill(pid, signal.SIGSEGV)
-        assert waiting.result(30.0)[:2] == ("MachineStopped", Cause.SIGNAL)
+        try:
+            assert waiting.result(30.0)[:2] == ("MachineStopped", Cause.SIGNAL)
+        finally:
+            heard.set()
 
 
 def test_a_machine_knows_the_state_of_another_as_soon_as_it_asks(

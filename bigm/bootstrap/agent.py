@@ -187,8 +187,10 @@ class Agent:
         self.server.renew(self._credentials(cert, key))
         return self.info()
 
-    def info(self) -> Info:
-        """What this machine is."""
+    def info(self, wait: float = 0.0, deaths: int = 0) -> Info:
+        """What this machine is; once it is ending, more than *deaths* workers died, or *wait* seconds are over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._fate()[0] or self._deaths > deaths, min(wait, _MAX_WAIT))
         cause, text = self._fate()
         return Info(
             identity=self._identity.uri,

@@ -358,3 +358,28 @@ def test_statuses_tell_serving_workers_apart(rig):
     rig.start(2)
     rig.agent.worker_changed(WorkerStatus(1, 1001, SERVING))
     assert [status.state for status in rig.agent.watch(0, 0, 0.0).workers] == [STARTING, SERVING]
+
+
+def test_who_lost_a_call_is_told_of_a_workers_death_as_soon_as_the_agent_knows(rig):
+    rig.enrol()
+    rig.start(2)
+    assert (rig.agent.info().cause, rig.agent.info(0.01).deaths) == ("", 0)
+    later = threading.Timer(0.05, rig.workers.exit, (1,))
+    later.start()
+    info = rig.agent.info(20.0)
+    assert (info.cause, info.deaths) == ("exit", 1)
+    rig.agent.end(Cause.SHUTDOWN, "it was shut down")
+    assert rig.agent.info(20.0).cause == "exit", "what began it"
+    later.join()
+
+
+def test_a_worker_that_is_started_anew_is_no_end_of_its_machine(rig):
+    rig.enrol()
+    rig.start(1, restart=True)
+    rig.workers.exit(0)
+    info = rig.agent.info(20.0)
+    assert (info.cause, info.deaths) == ("", 1)
+    rig.start(1, restart=True)
+    assert [status.state for status in rig.agent.watch(0, 0, 0.0).workers] == [STARTING]
+    rig.agent.end(Cause.LEASE, "the driver did not renew its lease in time")
+    assert rig.agent.info(20.0, deaths=1).cause == "lease"
