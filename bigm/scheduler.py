@@ -78,7 +78,7 @@ class Scheduler:
         self._backlog = Backlog()
         self._places: dict[Machine, Place] = {}
         self._tickets = itertools.count()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may `close` us while we hold it
         self._woken = False
         self._closing = ""  # why nothing is accepted any more
         self._broken: BaseException | None = None
@@ -239,7 +239,7 @@ class Scheduler:
 
     def _check_supply(self) -> None:
         """Let what waits fail when no machine is there to run it, nor will be."""
-        if self._places:
+        if any(place.machine.state is not State.STOPPED for place in self._places.values()):
             return
         more = self._supply.expects_more()
         self._refresh()  # after the question: what came meanwhile is seen
