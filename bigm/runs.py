@@ -9,8 +9,9 @@
 An id begins with the time (UTC) and so sorts by it. The `source` of a line is "w0" (worker 0), "agent", or "bigm" for a
 remark of bigm's own about the log; `o` and `e` tell standard output from standard error; the text is the bytes as they
 came. A machine's state is told by the events named "machine" (fields machine, state, addr, procs, cause, text), of
-which the latest counts, its agent by "enrolled" (fields machine, pid, local). A run whose process is gone without
-having written its end has died.
+which the latest counts, its agent by "enrolled" (fields machine, pid, local), the deaths and returns of workers that
+are started anew by "worker" (fields machine, proc, state, cause, text). A run whose process is gone without having
+written its end has died.
 
 Nothing here may end a run: a home that cannot be written to is replaced by a temporary folder, a full disk is said once
 and output that was not kept is counted in the log. One writer, any number of readers, and no locks between them: files

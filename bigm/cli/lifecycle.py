@@ -59,7 +59,8 @@ in `bigm/timeouts.py`.
 
 A machine moves through phases, and only forward; each belongs to one of four states. `STOPPED` is final and keeps its
 cause. Whatever is not in the table changes nothing, so an event that comes too late (a worker's death after the
-shutdown) cannot bring a machine back or replace the first cause.
+shutdown) cannot bring a machine back or replace the first cause. A worker that is to be started anew when it dies is no
+event either: its machine stays `RUNNING` without it.
 
 ## States
 
