@@ -97,6 +97,7 @@ class Cluster(Groups):
         self._authority = Authority(lifetime=settings.timeouts.lifetime)
         self._board = Board()
         self._stewards: list[Steward] = []
+        self._own: dict[str, Machine] = {}  # by address
         self._dialled: dict[str, Pings[Machine]] = {}
         self._executors: list[User] = []
         self._launched = 0
@@ -337,9 +338,8 @@ class Cluster(Groups):
         """
         self._check_open()
         addr = address(machine, self._common.link)
-        for steward in self._stewards:
-            if steward.machine.addr == addr:
-                return steward.machine
+        if addr in self._own:
+            return self._own[addr]
         with self._board:
             if addr not in self._dialled:
                 stranger = Machine(addr, self._common.link, board=self._board)
@@ -615,6 +615,7 @@ class Cluster(Groups):
                 )
                 stewards.append(steward)
             self._stewards += stewards
+            self._own.update((steward.machine.addr, steward.machine) for steward in stewards)
         return stewards
 
     def _start_another(self, like: Machine) -> Machine:
