@@ -12,8 +12,8 @@ from typing import Any, Optional
 import pytest
 from places import Place
 
+from bigm.calling import Calls
 from bigm.errors import CallError, MayHaveRun, Unreachable
-from bigm.peer import Calls
 from bigm.rpc.client import Client
 from waiting import eventually
 
