@@ -17,6 +17,7 @@ from bigm.rpc.streams import Stream
 from bigm.rpc.wire import Buffer
 
 ATTEMPTS = 5  # times in a row that a broken stream is opened again without a byte of progress
+_LET_GO = 10.0  # seconds for the sender of a failed attempt to notice that nobody reads any more
 _LATE = 2  # frames that a method must have asked beyond before one counts as taken: its file reads ahead
 
 
@@ -147,16 +148,17 @@ class Upload(streamed):
     """
 
     binary = True
+    again = False  # it is one file; see `resume`
 
     def __init__(self, file: Any) -> None:
         super().__init__(self._begin)
         self._file = file
-        self._again = callable(file) and not is_binary_file(file)
-        self._seeks = not self._again and is_binary_file(file) and file.seekable()
+        self._makes = callable(file) and not is_binary_file(file)
+        self._seeks = not self._makes and is_binary_file(file) and file.seekable()
         self._origin = file.tell() if self._seeks else 0
         self.done = 0
         self._attempts = 0
-        if not (self._again or is_binary_file(file) or hasattr(type(file), "__next__")):
+        if not (self._makes or is_binary_file(file) or hasattr(type(file), "__next__")):
             raise CallError(
                 f"write takes a binary file, an iterator of bytes or a function that returns one, not {file!r}"
             )
@@ -164,18 +166,24 @@ class Upload(streamed):
     def resume(self) -> bool:
         """Whether another attempt can begin where the method's reading ended; called after a failed one."""
         writer = self.writer
-        if writer is None or not writer.seekable or not (self._seeks or self._again):
+        if writer is None or not writer.seekable or not (self._seeks or self._makes):
             return False
         self._attempts = 0 if writer.taken else self._attempts + 1
         self.done += writer.taken
-        self.writer = None
-        return self._attempts < ATTEMPTS
+        return self._attempts < ATTEMPTS and self._has_let_go()
+
+    def _has_let_go(self) -> bool:
+        """Whether nobody reads the file any more: two who do would each get half of it."""
+        sender, self.writer, self.sender = self.sender, None, None
+        if sender is not None:
+            sender.join(_LET_GO)
+        return sender is None or not sender.is_alive()
 
     def _begin(self) -> Any:
         if self._seeks:
             self._file.seek(self._origin + self.done)
             return self._file
-        made = self._file() if self._again else self._file
+        made = self._file() if self._makes else self._file
         return _skip(made, self.done) if self.done else made
 
 

@@ -57,12 +57,14 @@ class streamed:
 
     is_streamed = True
     binary = False  # the method gets a binary file whatever is made
+    again = True  # may be made while the last one is still being read
 
     def __init__(self, make: Callable[[], Any]) -> None:
         if not callable(make):
             raise CallError(f"bigm.streamed takes a function that makes the stream, not {make!r}")
         self.make = make
         self.writer: Optional[Writer] = None  # of the last attempt
+        self.sender: Optional[threading.Thread] = None  # its thread
 
     def __repr__(self) -> str:
         return f"streamed({self.make!r})"
@@ -101,7 +103,7 @@ class _Source:
 
     def open(self) -> bool:
         """Make it, or use what was given for the first time; False when that is used up."""
-        if isinstance(self._given, streamed):
+        if isinstance(self._given, streamed) and (self._given.again or not self.used):
             if self._made is None or self.used:
                 self._made = self._given.make()
                 self.used = False
@@ -188,7 +190,10 @@ class Sources:
                 asyncio.run_coroutine_threadsafe(_asend(writer, made, self._method), self._loop)
             else:
                 args = (writer, made, self._method)
-                threading.Thread(target=_send, args=args, name="bigm-stream", daemon=True).start()
+                sender = threading.Thread(target=_send, args=args, name="bigm-stream", daemon=True)
+                if isinstance(source._given, streamed):
+                    source._given.sender = sender
+                sender.start()
 
         return begin
 

@@ -201,10 +201,12 @@ def pieces_of(path: Path) -> Iterator[bytes]:
             yield piece
 
 
+@pytest.mark.parametrize("idempotent", [False, True])
 @pytest.mark.parametrize("kind", ["file", "function that opens", "function that yields"])
 def test_writing_goes_on_behind_what_was_taken_when_the_connection_is_lost(
-    calls: OneClient, here: Place, disk: Disk, source: Path, target: Path, kind: str
+    calls: OneClient, here: Place, disk: Disk, source: Path, target: Path, kind: str, idempotent: bool
 ) -> None:
+    calls._idempotent = idempotent
     disk.hold = threading.Event()
     with open(source, "rb") as opened:
         given = {
