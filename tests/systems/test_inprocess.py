@@ -185,6 +185,7 @@ def test_what_a_killed_machine_reads_of_others_ends_with_it(end: str) -> None:
     faults = Faults()
     with bigm.start(InProcess(network=faults)) as cluster:
         reader, writer = cluster.start(2, services={"Puller": Puller()})
+        cluster.wait(timeout=30.0)  # machines do not wait for one another to have started
         call = reader.submit("Puller.pull", writer)
         assert Puller.begun.wait(10)
         faults.kill(reader) if end == "machine" else faults.run_out_of_memory(reader)
