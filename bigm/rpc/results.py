@@ -69,7 +69,7 @@ def release(job: Job) -> None:
     side = ServerSide(job.peer)
     for incoming in job.incoming:
         side.abandon(incoming)
-        incoming.settle(Unreachable(f"{job.call.method}: its call has ended, and its streams with it"))
+        incoming.cut(Unreachable(f"{job.call.method}: its call has ended, and its streams with it"))
 
 
 # Results that are streams, and awaitables.

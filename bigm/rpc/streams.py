@@ -124,6 +124,11 @@ class Incoming(WaitingCall):
         assert isinstance(outcome, BaseException)
         self._put(outcome)
 
+    def cut(self, error: BaseException) -> None:
+        """The stream is over whatever has come of it: reading raises *error* from now on."""
+        self._events.clear()
+        self._put(error)
+
     def take(self) -> Union[streamwire.Items, streamwire.End, BaseException]:
         """The next frame, waited for.
 
