@@ -522,14 +522,24 @@ def test_what_is_no_stream_is_refused_before_anything_is_sent(here: Place) -> No
 @pytest.mark.slow
 def test_ctrl_c_while_a_stream_is_read_leaves_it_usable(here: Place, service: Service) -> None:
     client = here.client()
+    reading = threading.Event()
+
+    def read(stream: Any) -> Any:
+        reading.set()
+        return next(stream)
+
+    def interrupt() -> None:
+        reading.wait(20.0)
+        os.kill(os.getpid(), signal.SIGINT)
+
     for _ in range(50):
         service.gate.clear()
+        reading.clear()
         stream = client.call("S.at_once")
         next(stream)
-        timer = threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGINT])
-        timer.start()
+        threading.Thread(target=interrupt).start()
         with pytest.raises(KeyboardInterrupt):
-            next(stream)
+            read(stream)
         service.gate.set()
         assert ["second"] == list(stream)
 
