@@ -37,7 +37,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run-%: $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[examples]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bigpi]'
 	@touch $@
 
 $(VENV)/.test-%: $(BIN)/python

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import subprocess
 import sys
 from pathlib import Path
 from typing import Optional, Union
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -31,8 +36,13 @@ def run_example(
 
 def refuses(name: str, *args: Union[str, Path]) -> str:
     """What an example says to a mistake of its user's, which it finds before it starts anything."""
-    shown = run(sys.executable, EXAMPLES / f"{name}.py", *args, code=2)
-    assert shown.stdout == ""
-    assert "Traceback" not in shown.stderr
-    assert "starting" not in shown.stderr
-    return str(shown.stderr)
+    out, err = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, [f"{name}.py", *map(str, args)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+            importlib.import_module(name).main()
+    finally:
+        sys.argv = argv
+    assert (2, "") == (end.value.code, out.getvalue())
+    assert "starting" not in err.getvalue()
+    return err.getvalue()
