@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,14 +76,27 @@ def shape(line: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\d[\d.,:]*", "0", line)).strip()
 
 
+@pytest.fixture(scope="module")
+def examples_on_the_web() -> Iterator[str]:
+    """The URL of what the page has its reader serve."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=EXAMPLES)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
 @pytest.mark.parametrize("command", [command for command, _ in documented()])
-def test_a_command_of_the_page_prints_what_the_page_says(command: str):
+def test_a_command_of_the_page_prints_what_the_page_says(command: str, examples_on_the_web: str):
     """All of its lines, whatever their numbers, and no others but where `...` stands."""
+    said = [shape(line) for line in dict(documented())[command]]
+    command = command.replace("http://127.0.0.1:8000/", examples_on_the_web)
     path = f"{BIGM[0].parent}{os.pathsep}{os.environ['PATH']}"
     shown = subprocess.run(
         command, shell=True, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=60
     )
-    said = [shape(line) for line in dict(documented())[command]]
     found = [shape(line) for line in (shown.stderr + shown.stdout).splitlines()]
     assert [] == [line for line in said if line not in [*found, "..."]], found
     if "..." not in said:
