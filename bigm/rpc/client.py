@@ -178,12 +178,16 @@ class Client:
         """Call without waiting. Arguments as `call`; its errors are the future's, but for what cannot be pickled."""
         args, kwargs, sources = _sources(method, args, kwargs)
         segments = codec.dumps_call(method, args, kwargs)
-        with interrupts.deferred():
-            future = CallFuture(self)
-            call = FutureCall(future, method, segments, _deadline(timeout), idempotent)
-            call.direct, call.sources = sources is not None, sources
-            self._dispatch(call)
-            return future
+        future = CallFuture(self)
+        try:
+            with interrupts.deferred():
+                call = FutureCall(future, method, segments, _deadline(timeout), idempotent)
+                call.direct, call.sources = sources is not None, sources
+                self._dispatch(call)
+        except BaseException:  # Ctrl-C: nobody will ever have the future
+            future.cancel()
+            raise
+        return future
 
     def submit_internal(
         self,

@@ -148,12 +148,22 @@ def test_a_prompt_forms_machines_goes_on_after_errors_and_interrupts_and_ends_th
     shown.read_until("SUM 42 80 END")
     shown.type("print('PIDS', *pids, 'END')")
     pids = shown.search(r"PIDS (\d+) (\d+) END").groups()
-    for way in ("machines[0].call('W.nap', {0!r})", "machines[0].submit('W.nap', {0!r}).result()"):
-        file = tmp_path / f"state{len(way)}"
-        shown.type(way.format(str(file)))
-        eventually(file.exists, 20, lambda: shown.seen)
+    called, awaited = tmp_path / "called", tmp_path / "awaited"
+    shown.type(f"machines[0].call('W.nap', {str(called)!r})")
+    eventually(called.exists, 20, lambda: shown.seen)
+    os.killpg(shown.process.pid, signal.SIGINT)
+    eventually(lambda: called.read_text() == "cancelled", 20, lambda: shown.seen)
+    shown.type(f"future = machines[0].submit('W.nap', {str(awaited)!r})")
+    eventually(awaited.exists, 20, lambda: shown.seen)
+
+    for attempt in range(5):  # the first Ctrl-C may come between the print and the waiting, when it cancels nothing
+        shown.type(f"print('ATTEMPT', {attempt}, 'BEGINS'); future.result()")
+        shown.read_until(f"ATTEMPT {attempt} BEGINS")
         os.killpg(shown.process.pid, signal.SIGINT)
-        eventually(lambda: file.read_text() == "cancelled", 20, lambda: shown.seen)  # noqa: B023  # in this round
+        shown.type(f"print('ATTEMPT', {attempt}, 'ENDS', future.cancelled())")
+        if "True" in shown.search(rf"ATTEMPT {attempt} ENDS (True|False)")[0]:
+            break
+    eventually(lambda: awaited.read_text() == "cancelled", 20, lambda: shown.seen)
     shown.type("machines[0].call('W.nope')")
     shown.read_until("has no public method 'nope'")
     shown.type("cluster.start(0, services={'W': Worker()})")

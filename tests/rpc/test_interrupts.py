@@ -115,6 +115,22 @@ def test_ctrl_c_ends_a_wait_at_once(place: Make) -> None:
     assert 1 == client.call("S.echo", (1,))
 
 
+class Late(float):
+    """A timeout during whose reckoning, in the midst of `submit`, Ctrl-C comes."""
+
+    def __radd__(self, now: float) -> float:
+        signal.raise_signal(signal.SIGINT)
+        return now + float(self)
+
+
+def test_an_interrupted_submit_leaves_no_call_that_nobody_has(place: Make) -> None:
+    client = place(S=Service()).client()
+    client.call("S.echo", (1,))
+    with pytest.raises(KeyboardInterrupt):
+        client.submit("S.sleep", (1.5,), timeout=Late(60.0))
+    assert 0 == client.in_flight
+
+
 # ruff: noqa: PT012  # the sections are what raises
 
 
