@@ -38,6 +38,7 @@ def test_a_machine_that_cannot_be_reached_is_set_aside_and_used_again(cluster: b
     first, second = cluster.machines
     with cluster.executor() as pool:
         faults.partition(first)
+        eventually(lambda: "not connected" in repr(first._clients[0]))  # until then a call may leave, and be lost
         assert [pool.submit(tasks.here).result(20.0) for _ in range(10)] == [second.id] * 10
         assert [place.machine for place in pool._scheduler._places.values() if place.aside] == [first]
         faults.heal(first)
