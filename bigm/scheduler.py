@@ -198,7 +198,10 @@ class Scheduler:
     def _over(self) -> bool:
         with self._lock:
             return (
-                bool(self._closing) and self._backlog.head() is None and not any(p.busy for p in self._places.values())
+                bool(self._closing)
+                and self._inbox.empty()  # a sweep that was put just before `close` may still be in it
+                and self._backlog.head() is None
+                and not any(place.busy for place in self._places.values())
             )
 
     def _end(self) -> None:

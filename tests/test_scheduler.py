@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import pytest
 
 import bigm
 import executor_tasks as tasks
+from bigm.executor import results
+from bigm.scheduler import Scheduler
+from bigm.tasks import Sweep, Task
 from bigm.testing import Faults, InProcess
 from waiting import eventually
 
@@ -31,6 +35,45 @@ def cluster(faults: Faults) -> Iterator[bigm.Cluster]:
         cluster.wait(cluster.start(2), timeout=30.0)
         yield cluster
         faults.heal()
+
+
+class _NoMachines:
+    """A supply that has none, and gives its scheduler something to do, and closes it, in the middle of a turn."""
+
+    home = None
+
+    def __init__(self) -> None:
+        self.sweep = Sweep(tasks.same, rows=False, retries=0)
+        self.user: Scheduler | None = None
+
+    def watch(self, user: Scheduler) -> None:
+        self.user = user
+
+    def unwatch(self) -> None:
+        pass
+
+    def machines(self) -> list[bigm.Machine]:
+        return []
+
+    def expects_more(self) -> bool:
+        assert self.user is not None
+        if not self.sweep:
+            self.sweep.add([1], last=True)
+            self.user.put(self.sweep)
+            self.user.close("shutdown")
+        return False
+
+    def error(self) -> bigm.MachineStopped:
+        return bigm.MachineStopped("there is none")
+
+
+def test_what_is_put_just_before_the_end_is_not_lost() -> None:
+    supply = _NoMachines()
+    scheduler = Scheduler(supply, "unlucky", threads=1, initializer=None)  # type: ignore[arg-type]  # a part of one
+    scheduler.put(Task(tasks.same, (1,), {}, 0))
+    assert scheduler.wait(20.0)
+    with pytest.raises(bigm.MachineStopped, match="there is none"):
+        list(results(scheduler, supply.sweep, time.monotonic() + 1.0))
 
 
 def test_a_machine_that_cannot_be_reached_is_set_aside_and_used_again(cluster: bigm.Cluster, faults: Faults) -> None:
