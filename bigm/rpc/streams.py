@@ -97,7 +97,8 @@ class Incoming(WaitingCall):
         self.seekable = seekable
         self.on_end: Optional[Callable[[], None]] = None
         self.needs_reader = False  # whoever waits for a frame does not read the connection
-        self._room = room
+        self._granted = room  # bytes in all; changed by whoever reads the stream
+        self._received = 0  # of those; changed by the connection's reader: with one counter for both, one would be lost
         self._owed = 0
         self._events: deque[Union[streamwire.Items, streamwire.End, BaseException]] = deque()
         self._alarm: Optional[Callable[[], None]] = None  # of a coroutine that waits
@@ -112,9 +113,9 @@ class Incoming(WaitingCall):
             ProtocolError: the other side sent more than there was room for.
         """
         if isinstance(event, streamwire.Items):
-            if self._room <= 0:
+            if self._received >= self._granted:
                 raise ProtocolError(f"items of {self.method} for which there was no room")
-            self._room -= wire.size_of(event.segments)
+            self._received += wire.size_of(event.segments)
         elif not isinstance(event, streamwire.End):
             raise ProtocolError(f"a frame to the reader of {self.method} that only its writer can take")
         self._put(event)
@@ -156,7 +157,7 @@ class Incoming(WaitingCall):
         self._owed += size
         if self._owed >= WINDOW // 2:
             owed, self._owed = self._owed, 0
-            self._room += owed
+            self._granted += owed
             self.side.enqueue([streamwire.credit(self.id, self.stream, owed)])
             self.side.flush()
 

@@ -23,7 +23,8 @@ from places import Place
 from bigm.errors import CallError, DeadlineExceeded, MayHaveRun, NoSuchMethod, NotPicklable, Unreachable
 from bigm.rpc.current import current_call
 from bigm.rpc.sources import streamed
-from bigm.rpc.streamwire import WINDOW
+from bigm.rpc.streams import Incoming
+from bigm.rpc.streamwire import BYTES, WINDOW, Items
 from waiting import eventually
 
 Make = Callable[..., Place]
@@ -256,6 +257,36 @@ def test_an_unread_stream_stops_its_writer_at_the_window(here: Place, service: S
         next(stream)
     assert service.produced <= 4 * most + 2
     stream.close()
+
+
+class _TakenMeanwhile(bytes):
+    """A segment during whose measuring the reader takes what came before it, as another thread may."""
+
+    def __new__(cls, data: bytes, take: Callable[[], None]) -> _TakenMeanwhile:
+        made = super().__new__(cls, data)
+        made.take = take
+        return made
+
+    take: Callable[[], None]
+
+    def __len__(self) -> int:
+        self.take()
+        return super().__len__()
+
+
+def test_room_that_is_given_while_an_item_arrives_is_not_forgotten() -> None:
+    """Else a writer that keeps to what it was promised would be taken for one that does not."""
+
+    class Side:
+        def enqueue(self, frames: Any) -> None: ...
+
+        def flush(self) -> None: ...
+
+    incoming = Incoming(Side(), 1, 0, "S.m", float("inf"), room=WINDOW)  # type: ignore[arg-type]  # a part of one
+    half = WINDOW // 2
+    incoming.deliver(Items(1, 0, BYTES, [bytes(half)]))
+    incoming.deliver(Items(1, 0, BYTES, [_TakenMeanwhile(bytes(half), lambda: incoming.consumed(half))]))
+    incoming.deliver(Items(1, 0, BYTES, [b"there was room for this"]))
 
 
 def test_an_unread_stream_stops_nobody_else(here: Place) -> None:
