@@ -57,7 +57,7 @@ class StreamReader(io.RawIOBase):
 
     def close(self) -> None:
         """Read no more: the sender is told to stop."""
-        self._stream.close()
+        self._stream.drop()  # the garbage collector closes files that nobody has any more
         super().close()
 
     def _next(self) -> Optional[Buffer]:

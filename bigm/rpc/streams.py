@@ -289,9 +289,14 @@ class Stream:
         self.close()
 
     def __del__(self) -> None:
+        self.drop()
+
+    def drop(self) -> None:
+        """As `close`, but for finalizers, which may come while this thread holds any lock: others tell the writer."""
         if not self._done:
+            self._done = True
             incoming = self._incoming
-            incoming.side.soon(lambda: incoming.side.abandon(incoming))  # not here: any lock may be held
+            incoming.side.soon(lambda: _let_go(incoming))
 
     @property
     def seekable(self) -> bool:
@@ -355,6 +360,12 @@ class Stream:
         self._batch = iter(())
         if self._incoming.on_end is not None:
             self._incoming.on_end()
+
+
+def _let_go(incoming: Incoming) -> None:
+    if incoming.on_end is not None:
+        incoming.on_end()
+    incoming.side.abandon(incoming)
 
 
 def end_error(event: streamwire.End, method: str, home: Optional[codec.Home]) -> BaseException:

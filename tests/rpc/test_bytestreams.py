@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import threading
@@ -14,7 +15,9 @@ from places import Place
 
 from bigm.calling import Calls
 from bigm.errors import CallError, MayHaveRun, Unreachable
+from bigm.rpc.bytestreams import StreamReader
 from bigm.rpc.client import Client
+from bigm.rpc.streams import Incoming, Stream
 from waiting import eventually
 
 Make = Callable[..., Place]
@@ -129,6 +132,27 @@ def test_closing_the_file_ends_the_method(calls: OneClient, here: Place, source:
     eventually(lambda: here.server.in_flight == 0)
     with pytest.raises(ValueError, match="closed"):
         file.read(1)
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_file_that_is_collected_takes_no_lock(buffered: bool) -> None:
+    """The garbage collector may come while its thread holds the connection's own."""
+    told: list[str] = []
+
+    class Side:
+        def soon(self, function: Callable[[], None]) -> None:
+            told.append("soon")
+
+        def abandon(self, incoming: Incoming) -> None:
+            told.append("now")
+
+    raw = StreamReader(Stream(Incoming(Side(), 1, 0, "S.m", float("inf"))))  # type: ignore[arg-type]  # a part of one
+    file = io.BufferedReader(raw) if buffered else raw
+    cycle: list[Any] = [file]
+    cycle.append(cycle)
+    del raw, file, cycle
+    gc.collect()
+    assert told == ["soon"]
 
 
 def test_what_yields_no_bytes_is_said(calls: OneClient) -> None:
