@@ -207,7 +207,7 @@ def _send(writer: Writer, made: Any, method: str) -> None:
         writer.end()
     except Stopped:
         close_quietly(iterator, method)
-    except Exception as e:  # noqa: BLE001  # the caller's iterator raised: its method is told
+    except BaseException as e:  # noqa: BLE001  # the caller's iterator raised, or SystemExit: its method is told
         writer.end(e)
     finally:
         _claims.release(made)
@@ -223,5 +223,8 @@ async def _asend(writer: Writer, made: AsyncIterator[Any], method: str) -> None:
         await aclose_quietly(made, method)
     except Exception as e:  # noqa: BLE001  # as above
         writer.end(e)
+    except BaseException as e:  # the loop ends, or this task of it
+        writer.end(e)
+        raise
     finally:
         _claims.release(made)

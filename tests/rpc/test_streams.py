@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from places import Place
 
-from bigm.errors import CallError, DeadlineExceeded, MayHaveRun, NoSuchMethod, NotPicklable, Unreachable
+from bigm.errors import CallError, DeadlineExceeded, MayHaveRun, NoSuchMethod, NotPicklable, ServiceError, Unreachable
 from bigm.rpc.current import current_call
 from bigm.rpc.sources import streamed
 from bigm.rpc.streams import Incoming
@@ -454,6 +454,24 @@ def test_a_method_that_reads_no_further_closes_the_iterator(here: Place, method:
 
     here.client().call(method, (items(),))
     assert closed.wait(20.0)
+
+
+def test_an_iterator_that_exits_ends_its_stream_too(here: Place) -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+        raise SystemExit("enough")
+
+    with pytest.raises(ServiceError, match="enough"):
+        here.client().call("S.total", (numbers(),), timeout=20.0)
+
+
+def test_an_asynchronous_iterator_that_is_cancelled_ends_its_stream_too(here: Place) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+        raise asyncio.CancelledError("enough")
+
+    with pytest.raises(ServiceError, match="enough"):
+        asyncio.run(here.client().acall("S.total", (numbers(),), timeout=20.0))
 
 
 def test_an_iterator_that_gives_nothing_holds_up_only_its_call(here: Place) -> None:
