@@ -21,6 +21,7 @@ from bigm.backlog import MOST
 from bigm.errors import ConfigError
 from bigm.machine import Machine
 from bigm.rpc import codec
+from bigm.rpc.calls import take_kept
 from bigm.scheduler import Scheduler
 from bigm.supply import Source, Supply
 from bigm.tasks import Sweep, Task
@@ -201,6 +202,7 @@ def open_scheduler(
     if initializer is not None and not callable(initializer):
         raise TypeError("initializer must be a callable")
     begin = None if initializer is None else codec.dumps((initializer, initargs), "the initializer")
+    keeps = take_kept()
     if machines is None and not source.machines():
         source.start()  # raises where nobody has said how many
     chosen = None if machines is None else list(machines)
@@ -211,6 +213,7 @@ def open_scheduler(
         f"bigm-executor-{next(_numbers)}",
         threads=threads,
         initializer=None if begin is None else [bytes(each) for each in begin],
+        keeps=keeps,
     )
 
 

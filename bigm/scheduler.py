@@ -66,13 +66,17 @@ class Scheduler:
         name: of its thread.
         threads: tasks that a worker runs at a time.
         initializer: segments of (function, arguments): runs once in each worker before its first task; or None.
+        keeps: what the initializer refers to without holding it.
     """
 
-    def __init__(self, supply: Supply, name: str, *, threads: int, initializer: Sequence[Any] | None) -> None:
+    def __init__(
+        self, supply: Supply, name: str, *, threads: int, initializer: Sequence[Any] | None, keeps: object = None
+    ) -> None:
         self.name = name
         self.home = supply.home
         self._supply = supply
         self._threads = threads
+        self._keeps = keeps
         self._lane = Lane(os.urandom(8).hex(), threads, initializer)
         self._inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self._backlog = Backlog()
@@ -206,6 +210,7 @@ class Scheduler:
 
     def _end(self) -> None:
         self._supply.unwatch()
+        self._keeps = None
         if self._lane.initializer is not None:
             for worker in self._workers():
                 self._tell(worker, "Functions.forget", self._lane.id)

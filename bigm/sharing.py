@@ -33,7 +33,7 @@ from bigm.errors import MachineStopped, NotPicklable, WireError
 from bigm.lifecycle import State
 from bigm.machine import Machine
 from bigm.rpc import codec
-from bigm.rpc.calls import CallFuture, keep
+from bigm.rpc.calls import CallFuture, keep, take_kept
 from bigm.rpc.client import Client
 from bigm.timeouts import Timeouts
 from bigm.worker import shared
@@ -54,10 +54,11 @@ class Shared:
     reference to the handle is gone and no call with it is in flight, machines and driver let go of the object.
     """
 
-    def __init__(self, sharing: Sharing, part: _Part, what: str) -> None:
+    def __init__(self, sharing: Sharing, part: _Part, what: str, keeps: object) -> None:
         self._sharing = sharing
         self._part = part
         self._what = what
+        self._keeps = keeps  # handles of what is shared in it
         self._closing = weakref.finalize(self, sharing._note, sharing._drop, part)
         self._closing.atexit = False
 
@@ -156,13 +157,14 @@ class Sharing:
         """A handle of *value*, as `Cluster.share` gives it."""
         what = type(value).__name__
         segments = codec.dumps(value, f"the shared {what}")
+        keeps = take_kept()
         file = tempfile.TemporaryFile(dir=self._folder)  # stays open as long as the object is shared
         try:
             part = _Part(file, shared.write(file, segments))
         except BaseException:
             file.close()
             raise
-        handle = Shared(self, part, what)
+        handle = Shared(self, part, what, keeps)
         self._handles[part.digest] = handle
         with self._lock:
             if self._thread is None:

@@ -279,6 +279,36 @@ def test_tasks_of_an_executor_get_the_object_too_and_keep_it_until_they_have_run
         eventually(lambda: not cluster._sharing._parts, 20, lambda: f"{cluster._sharing}")
 
 
+def begin(shared: Array) -> None:
+    sum(shared.memory[::4096])
+
+
+@SYSTEMS
+def test_an_executor_keeps_what_its_initializer_was_given(system: str):
+    """A worker whose first task comes late gets it too, and the end of the executor frees it."""
+    with bigm.start(system) as cluster:
+        (machine,) = cluster.start(1, services={"R": Reader()})
+        with cluster.executor(initializer=begin, initargs=(cluster.share(array()),)) as executor:
+            machine.call("R.pid")
+            gc.collect()
+            assert 3 == executor.submit(abs, -3).result(60)
+        del executor
+        eventually(lambda: not cluster._sharing._parts, 20, lambda: f"{cluster._sharing}")
+
+
+@SYSTEMS
+def test_a_shared_object_keeps_those_in_it(system: str):
+    with bigm.start(system) as cluster:
+        (machine,) = cluster.start(1, services={"R": Reader()})
+        outer = cluster.share({"tables": [cluster.share(array())]})
+        machine.call("R.pid")
+        gc.collect()
+        assert 1 == machine.call("R.first", outer)
+        del outer
+        gc.collect()
+        eventually(lambda: not cluster._sharing._parts, 20, lambda: f"{cluster._sharing}")
+
+
 @SYSTEMS
 def test_many_short_lived_shares_leave_nothing(system: str):
     with bigm.start(system) as cluster:
