@@ -111,7 +111,7 @@ class Sweep:
 
     def __len__(self) -> int:
         """Tasks that can be given out."""
-        return len(self._coming) + len(self._behind) + sum(map(len, self._returned))
+        return len(self._coming) + len(self._behind) + sum(map(len, list(self._returned)))  # its reader may cancel it
 
     def __bool__(self) -> bool:
         return bool(self._coming or self._behind or self._returned)

@@ -8,7 +8,7 @@ import pytest
 
 from bigm.errors import MachineStopped
 from bigm.rpc import codec
-from bigm.tasks import Done, Sweep, Task, another, as_error, name_of
+from bigm.tasks import Done, Stretch, Sweep, Task, another, as_error, name_of
 from waiting import eventually
 
 
@@ -48,6 +48,21 @@ def test_a_sweep_gives_out_positions_once_and_in_order():
     pieces = [made.take(2), made.take(2), made.take(2)]
     assert [(0, [0, 1]), (2, [2, 3]), (4, [4])] == [(piece.start, piece.calls) for piece in pieces if piece]
     assert made.take(2) is None
+    assert not made
+
+
+def test_a_sweep_can_be_cancelled_while_its_tasks_are_counted():
+    """The reader leaves in one thread, the scheduler counts in another."""
+    made = sweep(4)
+
+    class Slow(Stretch):
+        def __len__(self) -> int:
+            made.cancel()
+            return super().__len__()
+
+    made.give_back(Slow(made, 0, [0]))
+    made.give_back(Slow(made, 1, [1]))
+    len(made)
     assert not made
 
 
