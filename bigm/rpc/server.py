@@ -545,6 +545,9 @@ class Server:
         self._end(job)
         with peer.lock:
             peer.jobs[id] = self._running[peer.fd, id] = job.current
+            gone = peer.closed
+        if gone:  # since it asked: who let go of the connection has not seen this job
+            job.current._cancel()
         job.peer, job.call = peer, job.call._replace(id=id, flags=job.call.flags | wire.DIRECT)
 
     def _error(self, id: int, code: int, text: str) -> list[wire.Buffer]:

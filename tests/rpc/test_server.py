@@ -8,6 +8,7 @@ import ssl
 import struct
 import threading
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,9 @@ import pytest
 from places import Certificates, Place
 
 from bigm.rpc import codec, wire
-from bigm.rpc.server import Server
+from bigm.rpc.current import CurrentCall
+from bigm.rpc.methods import Method
+from bigm.rpc.server import Job, Server
 from bigm.rpc.tls import client_context
 from bigm.rpc.wire import Limits
 from waiting import eventually
@@ -330,3 +333,17 @@ def test_a_server_that_never_served_leaves_no_descriptor(certificates: Certifica
     before = len(os.listdir("/proc/self/fd"))
     Server(certificates.machine(), name="m0").close()
     eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+def test_a_stream_whose_fetching_connection_has_ended_meanwhile_is_cancelled(place: Make) -> None:
+    """Whoever let go of that connection has not seen it there, and nobody else would ever end it."""
+    here = place(S=Service())
+    server, call = here.server, wire.Call(1, 0, "S.null", float("inf"), [])
+    identity = here.certificates.driver().identity
+    old = types.SimpleNamespace(fd=-1, lock=threading.Lock(), jobs={}, goodbye=False, closed=False)
+    gone = types.SimpleNamespace(fd=-2, lock=threading.Lock(), jobs={}, goodbye=False, closed=True)
+    job = Job(old, call, Method(print), CurrentCall(identity, "S.null", None))  # type: ignore[arg-type]  # parts of one
+    server.move(job, gone, 7)  # type: ignore[arg-type]  # as above
+    assert job.current.cancelled
+    server.finish(job, [])
+    assert 0 == server.in_flight
