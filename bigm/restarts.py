@@ -54,7 +54,7 @@ class Restarts:
         self._lock = threading.Lock()
         self._since = dict.fromkeys(range(machine.procs), time.monotonic())  # when each began to serve, or to start
         self._deaths = dict.fromkeys(range(machine.procs), 0)  # early ones of each, in a row
-        self._buried: set[int] = set()  # process ids of workers whose death was seen
+        self._buried: dict[int, WorkerDied] = {}  # by process id, workers whose death was seen
         self._preparing: dict[int, tuple[int, Client]] = {}  # by index: process id, and the client of what comes next
         self._closed = False
 
@@ -84,13 +84,13 @@ class Restarts:
 
     def _died(self, status: WorkerStatus) -> None:
         proc, now = status.proc, time.monotonic()
-        self._buried.add(status.pid)
         early = now - self._since[proc] < self._early
         self._deaths[proc] = self._deaths[proc] + 1 if early else 0
         self._since[proc] = now
         error = WorkerDied(
             f"machine {self._machine.addr}: {status.text}", cause=status.cause, hint="it is being started anew"
         )
+        self._buried[status.pid] = error
         with self._lock:
             if self._closed:
                 return
@@ -126,4 +126,8 @@ class Restarts:
                 return  # it died while its last answer was on the way
             del self._preparing[status.proc]
         self._machine._worker_up(status.proc, client)
+        died = self._buried.get(status.pid)
+        if died is not None:  # just now: its death found it down still, and it must stay so
+            self._machine._worker_down(status.proc, died)
+            return
         self._told(status, True)

@@ -319,6 +319,23 @@ def test_a_death_is_seen_once_however_often_it_is_reported() -> None:
     assert len(done) == 2
 
 
+def test_a_death_in_the_moment_of_the_return_brings_no_worker_back() -> None:
+    class Unlucky(FakeMachine):
+        def _worker_up(self, proc: int, client: object) -> None:
+            restarts.reported([WorkerStatus(0, 2, EXITED, text="died again")])
+            super()._worker_up(proc, client)
+
+    machine = Unlucky()
+    restarts, done = restarts_of(machine, early=60.0)
+    restarts.reported([WorkerStatus(0, 1, EXITED, text="died")])
+    restarts.reported([WorkerStatus(0, 2, SERVING)])
+    done[1]()
+    assert 0 in machine._down
+    restarts.reported([WorkerStatus(0, 3, SERVING)])
+    done[-1]()
+    assert machine._down == {}
+
+
 def test_an_answer_that_comes_after_the_next_death_brings_no_worker_back() -> None:
     machine = FakeMachine()
     restarts, done = restarts_of(machine, early=60.0)
