@@ -621,7 +621,9 @@ class Cluster(Groups):
     def _start_another(self, like: Machine) -> Machine:
         """Start a machine that runs what *like* did."""
         self._check_open()
-        plan = next(steward._plan for steward in self._stewards if steward.machine is like)
+        plan = next((steward._plan for steward in self._stewards if steward.machine is like), None)
+        if plan is None:
+            raise ConfigError(f"machine {like.addr} was not started by cluster {self.name}, which cannot replace it")
         [steward] = self._launch(1, plan)
         steward.begin()
         return steward.machine

@@ -249,8 +249,9 @@ class Scheduler:
         """Let what waits fail when no machine is there to run it, nor will be."""
         if any(place.machine.state is not State.STOPPED for place in self._places.values()):
             return
+        self._refresh()  # whose end was not noticed before may be replaced
         more = self._supply.expects_more()
-        self._refresh()  # after the question: what came meanwhile is seen
+        self._refresh()  # once more after the question: what came meanwhile is seen
         if not self._places and not more:
             self._backlog.fail(self._supply.error())
 

@@ -175,6 +175,33 @@ def test_a_machine_may_be_an_argument_and_a_result(cluster: bigm.Cluster) -> Non
         assert list(pool.map(tasks.same, [machine] * 20)) == [machine] * 20
 
 
+def test_a_task_that_comes_before_the_loss_is_noticed_waits_for_the_replacement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    system = InProcess()
+    with bigm.start(system, name="unnoticed") as cluster:
+        [machine] = cluster.start(1)
+        with cluster.executor(replace=True) as pool:
+            assert pool.submit(tasks.here).result(20.0) == machine.id
+            with monkeypatch.context() as late:
+                late.setattr(pool._scheduler, "refresh", lambda: None)
+                system.kill(machine.id)
+                eventually(lambda: machine.state is bigm.State.STOPPED, 20.0)
+            assert pool.submit(tasks.here).result(20.0) != machine.id
+
+
+def test_a_lost_machine_of_another_cluster_cannot_be_replaced_and_that_is_said(cluster: bigm.Cluster) -> None:
+    system = InProcess()
+    with bigm.start(system, name="elsewhere") as elsewhere:
+        [machine] = elsewhere.start(1)
+        with cluster.executor([machine], replace=True) as pool:
+            assert pool.submit(tasks.here).result(20.0) == machine.id
+            system.kill(machine.id)
+            eventually(lambda: machine.state is bigm.State.STOPPED, 20.0)
+            with pytest.raises(bigm.MachineStopped, match="not started by cluster scheduler"):
+                pool.submit(tasks.here).result(20.0)
+
+
 def test_tasks_of_two_executors_do_not_wait_for_one_another(cluster: bigm.Cluster, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     with cluster.executor() as one, cluster.executor() as other:
