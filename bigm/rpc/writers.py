@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TOGETHER = 32 * 1024  # bytes; small items are sent together up to this size
 SMALL = 16 * 1024  # bytes; a bigger item is sent alone
+_BESIDE = 8  # bytes; pickling small items together adds at most this to each of them
+_AROUND = 64  # bytes; and this to all, on either side of it
 PAUSE = 0.0002  # seconds since the last sending after which an item leaves at once
 
 _ATOMS = frozenset({int, float, bool, str, bytes, type(None)})  # pickled in one step, nothing in them out of band
@@ -144,9 +146,9 @@ class Writer:
             if not self._batch:
                 return
             batch, self._batch = self._batch, []
-            self._room -= self._size
-            self._size = 0
             how, pickled = (streamwire.ONE, batch[0]) if len(batch) == 1 else (streamwire.MANY, pickle.dumps(batch, 5))
+            self._room += self._size - len(pickled)  # what the reader counts
+            self._size = 0
             self._side.enqueue(streamwire.items(self.id, self.stream, how, [pickled]))
         self._side.flush()
         self._flushed = time.monotonic()
@@ -192,10 +194,16 @@ class Writer:
         return streamwire.items(self.id, self.stream, how, segments)
 
     def _add(self, pickled: bytes) -> None:
-        """Have a small item sent with its neighbours."""
+        """Have a small item sent with its neighbours.
+
+        Its room is taken now, a little more than it will need: if only `flush` took it, in whatever thread, the next
+        item could be put before that and leave when there is no room.
+        """
         with self._changed:
+            size = len(pickled) + (_BESIDE if self._batch else _AROUND)
             self._batch.append(pickled)
-            self._size += len(pickled)
+            self._size += size
+            self._room -= size
         if self._size >= TOGETHER or time.monotonic() - self._flushed > PAUSE:
             self.flush()
         elif not self._asked:

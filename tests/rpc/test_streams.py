@@ -474,6 +474,25 @@ def test_an_asynchronous_iterator_that_is_cancelled_ends_its_stream_too(here: Pl
         asyncio.run(here.client().acall("S.total", (numbers(),), timeout=20.0))
 
 
+def test_small_items_never_exceed_the_room_that_their_reader_has(here: Place, service: Service) -> None:
+    sent = 0
+
+    def items() -> Iterator[int]:
+        nonlocal sent
+        for sent in range(100_000):  # noqa: B007
+            yield 1 << 800
+
+    future = here.client().submit("S.attempt", (items(),))
+    eventually(lambda: sent * 100 > WINDOW * 0.8)
+    before = -1
+    while before < sent:
+        before = sent
+        time.sleep(0.2)
+    assert sent * 100 < WINDOW
+    service.gate.set()
+    assert future.result(60.0) == 100_000 << 800
+
+
 def test_an_iterator_that_gives_nothing_holds_up_only_its_call(here: Place) -> None:
     release = threading.Event()
 
