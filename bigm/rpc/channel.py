@@ -43,6 +43,7 @@ class Channel:
         self.closed = False
         self._retired = False
         self._leading = False
+        self._leader: Optional[WaitingCall] = None  # whose thread it is; None: the I/O thread
         self._watched = False
         self._blocked = False
         self._waiting: dict[int, WaitingCall] = {}
@@ -128,6 +129,7 @@ class Channel:
                 return False
             self._waiting.pop(call.id, None)
             self._leading = True
+            self._leader = call
             self._uses += 1
             if self._watched:
                 self._set_watched(False)
@@ -158,6 +160,7 @@ class Channel:
         """Hand the reading on: to one waiting thread, else to the I/O thread."""
         with self.lock:
             self._leading = False
+            self._leader = None
             while self._waiting:
                 _, call = self._waiting.popitem()
                 if call.outcome is None:
@@ -167,6 +170,15 @@ class Channel:
                 self._eager = any(stream.needs_reader for stream in self.streams.values())
             if (self.pending or self._eager) and not self._watched and not self.closed:
                 self._set_watched(True)
+
+    def rouse(self, call: WaitingCall) -> None:
+        """Another thread has settled *call*: have its own, if that reads for everybody, look up from the socket.
+
+        Nothing but bytes to read ends its wait. So the server is asked for a reply that is not there, and says so.
+        """
+        if self._leader is call and not self.closed:
+            self.connection.enqueue([wire.fetch(self.client._next_id(), 0)])
+            self._io.want_flush(self)
 
     def want_reading(self) -> None:
         """Somebody waits for a stream who does not read: have the I/O thread do it."""

@@ -38,7 +38,7 @@ def close_quietly(iterator: Any, method: str) -> None:
     if callable(close):
         try:
             close()
-        except Exception:
+        except BaseException:  # sys.exit too: whoever closes it has a call to see to its end
             logger.exception("%s: closing its stream failed", method)
 
 
@@ -48,5 +48,5 @@ async def aclose_quietly(iterator: AsyncIterator[Any], method: str) -> None:
     if callable(close):
         try:
             await close()
-        except Exception:
+        except BaseException:  # as above
             logger.exception("%s: closing its stream failed", method)

@@ -53,6 +53,7 @@ class ClientSide(Side):
     def abandon(self, incoming: Incoming) -> None:
         if self._channel.streams.pop((incoming.id, incoming.stream), None) is not None:
             self._channel.cancel(incoming.id)
+            self._channel.rouse(incoming)
 
     def forget(self, stream: Union[Incoming, Writer]) -> None:
         self._channel.streams.pop((stream.id, stream.stream), None)

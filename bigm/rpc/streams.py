@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bigm.rpc.writers import Writer
 
 _NOTHING = object()
+_CLOSED = streamwire.End(0, 0, streamwire.CLEAN, [])  # by its reader
 
 
 class Side(Protocol):
@@ -125,10 +126,10 @@ class Incoming(WaitingCall):
         assert isinstance(outcome, BaseException)
         self._put(outcome)
 
-    def cut(self, error: BaseException) -> None:
-        """The stream is over whatever has come of it: reading raises *error* from now on."""
+    def cut(self, end: Union[streamwire.End, BaseException]) -> None:
+        """The stream is over whatever has come of it: reading finds *end* from now on."""
         self._events.clear()
-        self._put(error)
+        self._put(end)
 
     def take(self) -> Union[streamwire.Items, streamwire.End, BaseException]:
         """The next frame, waited for.
@@ -278,9 +279,13 @@ class Stream:
         self.close()
 
     def close(self) -> None:
-        """Read no more: the writer is told to stop. Idempotent; never waits."""
+        """Read no more: the writer is told to stop. Any thread; whoever waits for an item finds the end.
+
+        Idempotent; never waits.
+        """
         if not self._done:
             self._end()
+            self._incoming.cut(_CLOSED)  # for a thread or coroutine that waits for an item just now
             with interrupts.deferred():
                 self._incoming.side.abandon(self._incoming)
 
@@ -339,6 +344,8 @@ class Stream:
 
     def _value(self, event: Union[streamwire.Items, streamwire.End, BaseException]) -> Any:
         """What a frame says: an item, _NOTHING at a clean end; raises the error it carries."""
+        if self._done:  # closed while this was waited for
+            return _NOTHING
         if isinstance(event, streamwire.Items):
             self._incoming.consumed(wire.size_of(event.segments))
             if event.how == streamwire.BYTES:

@@ -275,6 +275,21 @@ class Loose(Meter):
 class Strict(Meter):
     """Serial as a whole."""
 
+    def exits(self) -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            sys.exit(3)
+
+    async def aexits(self) -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
+                await asyncio.sleep(0)
+        finally:
+            raise asyncio.CancelledError
+
 
 class Partly(Meter):
     """Some methods are."""
@@ -318,6 +333,16 @@ def test_serial_methods_of_one_service_exclude_each_other(place: Make) -> None:
     for future in calls:
         future.result(20.0)
     assert 1 == meter.most
+
+
+@pytest.mark.parametrize("method", ["S.exits", "S.aexits"])
+def test_a_generator_that_exits_while_it_is_closed_lets_the_next_one_in(place: Make, method: str) -> None:
+    here = place(S=Strict())
+    client = here.client()
+    with client.call(method) as stream:
+        next(stream)
+    client.call("S.enter", (1,), timeout=20.0)
+    eventually(lambda: here.server.in_flight == 0)
 
 
 def test_a_cancelled_call_leaves_the_queue_of_a_serial_service(place: Make) -> None:

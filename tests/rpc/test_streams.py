@@ -222,6 +222,36 @@ async def first_of(stream: Any) -> Any:
     return None
 
 
+@pytest.mark.parametrize("how", ["leader", "other", "coroutine"])
+def test_a_stream_that_is_closed_ends_for_whoever_waits_for_its_next_item(
+    here: Place, service: Service, how: str
+) -> None:
+    client = here.client()
+    streams = [client.call("S.at_once") for _ in range(2 if how == "other" else 1)]
+    left: list[str] = []
+
+    async def arest(stream: Any) -> None:
+        async for item in stream:
+            left.append(item)
+
+    def rest(stream: Any) -> None:
+        if how == "coroutine":
+            asyncio.run(arest(stream))
+        else:
+            left.extend(stream)
+
+    readers = [threading.Thread(target=rest, args=(stream,), daemon=True) for stream in streams]
+    for reader in readers:  # the first one reads the connection for the second
+        reader.start()
+        time.sleep(0.1)
+    for reader, stream in list(zip(readers, streams))[::-1]:
+        stream.close()
+        reader.join(10.0)
+        assert not reader.is_alive()
+    assert "second" not in left
+    service.gate.set()
+
+
 def test_a_future_that_nobody_asks_for_its_stream_closes_the_generator(here: Place, service: Service) -> None:
     future = here.client().submit("S.until_closed")
     future.exception(20.0)
