@@ -63,11 +63,15 @@ class Calls:
             DeadlineExceeded: the timeout passed; may have run.
             MachineStopped: the machine ended, with its cause; may have run.
         """
+        if not isinstance(method, str):
+            raise _no_name("call", method)
         client, timeout = self._route(self._timeout)
         return client.call(method, args, kwargs, timeout=timeout, idempotent=self._idempotent)
 
     def submit(self, method: str, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
         """The same without waiting: a future, whose `cancel` reaches the machine."""
+        if not isinstance(method, str):
+            raise _no_name("submit", method)
         opened = self._opened()
         if not opened.done():
             return _Deferred(opened, functools.partial(self.submit, method, *args, **kwargs), self._where())
@@ -76,6 +80,8 @@ class Calls:
 
     async def acall(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """The same for `await`; cancelling the task reaches the machine."""
+        if not isinstance(method, str):
+            raise _no_name("acall", method)
         await self._aopened()
         client, timeout = self._route(self._timeout)
         return await client.acall(method, args, kwargs, timeout=timeout, idempotent=self._idempotent)
@@ -95,12 +101,16 @@ class Calls:
             CallError: the method returned no iterator; it has run.
             Exception: as for `call`, here or from the iteration, behind the items before it.
         """
+        if not isinstance(method, str):
+            raise _no_name("stream", method)
         client, timeout = self._route(self._timeout)
         result = client.call(method, args, kwargs, timeout=timeout, idempotent=self._idempotent, direct=True)
         return _as_stream(method, result)
 
     def astream(self, method: str, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """The same for `async for`: the method is called when the first item is asked for."""
+        if not isinstance(method, str):
+            raise _no_name("astream", method)
         return _LaterStream(functools.partial(self._astream, method, args, kwargs))
 
     async def _astream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Stream:
@@ -122,6 +132,8 @@ class Calls:
             CallError: the method returned no iterator, or one of something else than bytes.
             Exception: as for `call`, here or from reading.
         """
+        if not isinstance(method, str):
+            raise _no_name("read", method)
         from bigm.rpc.bytestreams import RemoteFile
 
         def open(offset: Optional[int]) -> Stream:
@@ -145,6 +157,8 @@ class Calls:
             CallError: *file* is none of these.
             Exception: as for `call`.
         """
+        if not isinstance(method, str):
+            raise _no_name("write", method)
         from bigm.rpc.bytestreams import Upload
 
         upload = Upload(file)
@@ -239,6 +253,8 @@ class Calls:
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> list[concurrent.futures.Future[Any]]:
         """One call to each worker, in their order. Waits until they can be called."""
+        if not isinstance(method, str):
+            raise _no_name("broadcast", method)
         clients, timeout = self._route_all(self._timeout)
         return [client.submit(method, args, kwargs, timeout=timeout, idempotent=self._idempotent) for client in clients]
 
@@ -313,6 +329,20 @@ class _Method:
 
     def astream(self, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         return self._calls.astream(self._name, *args, **kwargs)
+
+
+def _no_name(way: str, method: object) -> CallError:
+    """The error of a call by something else than a name."""
+    given = getattr(method, "__qualname__", None)
+    if isinstance(method, _Method):
+        what, hint = repr(method), f'call it as it is, or by its name: {way}("{method._name}", ...)'
+    elif given is not None and callable(method):
+        what = f"the function {given}"
+        run = "run(" if way == "call" else f'{way}("{_RUN}", '
+        hint = f"give the name under which cluster.start has the service; to run a function: machine.{run}{given}, ...)"
+    else:
+        what, hint = f"{method!r:.200}", "give the name under which cluster.start has the service, a dot, the method's"
+    return CallError(f'{way} takes "Service.method", not {what}', hint=hint)
 
 
 def _as_stream(method: str, result: Any) -> Stream:

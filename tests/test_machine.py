@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,6 +120,43 @@ def test_functions_are_also_submitted_and_awaited(machine: bigm.Machine) -> None
 def test_what_is_no_function_is_not_sent(machine: bigm.Machine) -> None:
     with pytest.raises(bigm.ConfigError, match=r"'C\.pid', which is no function"):
         machine.run("C.pid")  # type: ignore[arg-type]
+
+
+def named(n: int) -> int:
+    return n
+
+
+def ways_to_call(machine: bigm.Machine) -> dict[str, Callable[[Any], Any]]:
+    return {
+        "call": lambda method: machine.call(method, 3),
+        "submit": lambda method: machine.submit(method, 3),
+        "acall": lambda method: asyncio.run(machine.acall(method, 3)),
+        "stream": lambda method: machine.stream(method, 3),
+        "astream": lambda method: machine.astream(method, 3),
+        "read": lambda method: machine.read(method, 3),
+        "write": lambda method: machine.write(method, io.BytesIO(b"x")),
+        "broadcast": lambda method: machine.broadcast(method, 3),
+    }
+
+
+@pytest.mark.parametrize("way", ["call", "submit", "acall", "stream", "astream", "read", "write", "broadcast"])
+def test_a_call_of_something_else_than_a_name_says_what_it_takes(machine: bigm.Machine, way: str) -> None:
+    call = ways_to_call(machine)[way]
+    run = "machine.run(named, ...)" if way == "call" else f'machine.{way}("Functions.run", named, ...)'
+    with pytest.raises(bigm.CallError, match=f'{way} takes "Service.method", not the function named') as function:
+        call(named)
+    assert run in str(function.value)
+    with pytest.raises(bigm.CallError, match=f'{way}\\("C.add", ...\\)'):
+        call(machine.service("C", Counter).add)
+    with pytest.raises(bigm.CallError, match=f'{way} takes "Service.method", not 7'):
+        call(7)
+
+
+def test_a_name_without_a_service_is_told_the_form_of_names(machine: bigm.Machine) -> None:
+    with pytest.raises(bigm.NoSuchMethod, match=r'nothing on m0: .*calls take "Service.method"'):
+        machine.call("nothing")
+    with pytest.raises(bigm.NoSuchMethod, match=r"did you mean C\.add"):
+        machine.call("add")
 
 
 def test_a_function_that_cannot_be_pickled_is_named(machine: bigm.Machine) -> None:

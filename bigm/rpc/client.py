@@ -602,6 +602,8 @@ class Client:
         kind = _ERRORS.get(outcome.code)
         if kind is None:
             return ProtocolError(f"{call.method} on {self.name}: an error with the unknown code {outcome.code}")
+        if kind is NoSuchMethod and "." not in call.method:
+            text = 'that names no service; calls take "Service.method"'
         return kind(f"{call.method} on {self.name}: {text}", hint=hint)
 
     def _deadline_error(self, call: Pending) -> DeadlineExceeded:
