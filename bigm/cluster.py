@@ -27,7 +27,7 @@ from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, Mac
 from bigm.groups import Groups, abroadcast, broadcast
 from bigm.leases import Leases
 from bigm.lifecycle import Cause, Phase, State
-from bigm.machine import Machine, Machines
+from bigm.machine import Machine, Machines, check_state, machine_list
 from bigm.peer import Link, Peer, address, open_clusters
 from bigm.pings import Pings
 from bigm.plan import Plan, make_plan
@@ -286,8 +286,9 @@ class Cluster(Groups):
         Raises:
             BigmError: the first one that stopped, and was not to, says why; others may still be starting.
             DeadlineExceeded: the timeout passed first.
+            ConfigError: an argument is wrong.
         """
-        wait = _Wait(self.machines if machines is None else machines, state)
+        wait = _Wait(self.machines if machines is None else machine_list("cluster.wait", machines), state)
         with self._session.terminal.live(wait.status), self._board:
             wait.check(self._board.wait_for(wait.over, timeout), timeout)
 
@@ -295,7 +296,7 @@ class Cluster(Groups):
         self, machines: Iterable[Machine] | None = None, state: State = State.RUNNING, timeout: float | None = None
     ) -> None:
         """As `wait`, for `await`."""
-        wait = _Wait(self.machines if machines is None else machines, state)
+        wait = _Wait(self.machines if machines is None else machine_list("cluster.await_state", machines), state)
         with self._session.terminal.live(wait.status):
             wait.check(await self._board.until(wait.over, timeout), timeout)
 
@@ -742,8 +743,9 @@ class Cluster(Groups):
 class _Wait:
     """A wait for *machines* to be at *state* or beyond."""
 
-    def __init__(self, machines: Iterable[Machine], state: State) -> None:
-        self._machines = list(machines)
+    def __init__(self, machines: list[Machine], state: State) -> None:
+        check_state(state)
+        self._machines = machines
         self._waiting = self._machines
         self._state = state
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bigm.board import Board
 from bigm.errors import BigmError, ConfigError, DeadlineExceeded
 from bigm.lifecycle import Cause, Phase, State
-from bigm.machine import Machine
+from bigm.machine import Machine, several
 from bigm.timeouts import Timeouts
 
 
@@ -23,9 +23,7 @@ class Leftover:
 
 def owned_machines(machines: Iterable[Machine], known: Iterable[Machine], name: str) -> list[Machine]:
     """*machines* as a list, if cluster *name*, which started those in *known*, may end all of them."""
-    if isinstance(machines, Machine) or not isinstance(machines, Iterable):
-        raise ConfigError(f"cluster.shutdown ends a list of machines, not {machines!r:.200}", hint="put it into a list")
-    wanted, known = list(machines), set(known)
+    wanted, known = several("cluster.shutdown", machines), set(known)
     for machine in wanted:
         if machine not in known:
             what = f"machine {machine.addr}" if isinstance(machine, Machine) else f"{machine!r:.200}"

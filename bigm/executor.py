@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from bigm.backlog import MOST
 from bigm.errors import ConfigError
-from bigm.machine import Machine
+from bigm.machine import Machine, machine_list
 from bigm.rpc import codec
 from bigm.rpc.calls import take_kept
 from bigm.scheduler import Scheduler
@@ -202,12 +202,10 @@ def open_scheduler(
     if initializer is not None and not callable(initializer):
         raise TypeError("initializer must be a callable")
     begin = None if initializer is None else codec.dumps((initializer, initargs), "the initializer")
+    chosen = None if machines is None else chosen_machines("cluster.executor", machines)
     keeps = take_kept()
-    if machines is None and not source.machines():
+    if chosen is None and not source.machines():
         source.start()  # raises where nobody has said how many
-    chosen = None if machines is None else list(machines)
-    if chosen is not None and not chosen:
-        raise ConfigError("an executor needs machines", hint="leave `machines` out for all of the cluster")
     return Scheduler(
         Supply(source, chosen, replace=replace),
         f"bigm-executor-{next(_numbers)}",
@@ -215,6 +213,14 @@ def open_scheduler(
         initializer=None if begin is None else [bytes(each) for each in begin],
         keeps=keeps,
     )
+
+
+def chosen_machines(way: str, machines: Sequence[Machine]) -> list[Machine]:
+    """The machines that *way* is to run on, of which there must be one."""
+    chosen = machine_list(way, machines)
+    if not chosen:
+        raise ConfigError("an executor needs machines", hint="leave `machines` out for all of the cluster")
+    return chosen
 
 
 def sweep_of(

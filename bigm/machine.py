@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from bigm.board import Board, in_thread
@@ -33,6 +33,34 @@ class Machines(list["Machine"]):
         from bigm import notebook
 
         return notebook.machines_table(self)
+
+
+def machine_list(way: str, machines: Iterable[Machine]) -> list[Machine]:
+    """*machines* as a list; *way* is what was called with them.
+
+    Raises:
+        ConfigError: it is no list of machines.
+    """
+    wanted = several(way, machines)
+    for machine in wanted:
+        if not isinstance(machine, Machine):
+            hint = "cluster.machines has them; an address becomes one by cluster.dial"
+            raise ConfigError(f"{way} takes a list of machines, not of {machine!r:.200}", hint=hint)
+    return wanted
+
+
+def several(way: str, machines: Iterable[Machine]) -> list[Machine]:
+    """The same, whatever is in it."""
+    if isinstance(machines, (Machine, str)) or not isinstance(machines, Iterable):
+        raise ConfigError(f"{way} takes a list of machines, not {machines!r:.200}", hint="put it into a list")
+    return list(machines)
+
+
+def check_state(state: object) -> None:
+    """Refuse to wait for what is no state."""
+    if not isinstance(state, State):
+        name = state.upper() if isinstance(state, str) and state.upper() in State.__members__ else "RUNNING"
+        raise ConfigError(f"a machine's state is one of bigm.State, not {state!r:.200}", hint=f"bigm.State.{name}")
 
 
 class User(Protocol):
@@ -116,13 +144,16 @@ class Machine(Peer):
         Raises:
             BigmError: it is STOPPED, was not to be, and this says why.
             DeadlineExceeded: the timeout passed first.
+            ConfigError: *state* is none.
         """
+        check_state(state)
         with self._board:
             reached = self._board.wait_for(lambda: self.state >= state, timeout)
         self._check_reached(reached, state, timeout)
 
     async def await_state(self, state: State = State.RUNNING, timeout: float | None = None) -> None:
         """As `wait`, for `await`."""
+        check_state(state)
         reached = await self._board.until(lambda: self.state >= state, timeout)
         self._check_reached(reached, state, timeout)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 from bigm.errors import ConfigError
-from bigm.executor import Feed, open_scheduler, read_ahead, results, sweep_of, whole
+from bigm.executor import Feed, chosen_machines, open_scheduler, read_ahead, results, sweep_of, whole
 from bigm.machine import Machine
 from bigm.scheduler import Scheduler
 from bigm.supply import Source
@@ -46,6 +46,8 @@ def map_over(
     whole("threads", threads, 1)
     if ahead is not None:
         whole("ahead", ahead, 1)
+    if machines is not None:
+        machines = chosen_machines("cluster.map", machines)
 
     def run() -> Iterator[Any]:
         scheduler = open_scheduler(source, machines, threads=threads)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +80,31 @@ def test_procs_is_a_whole_number_or_all(procs: object) -> None:
 def test_inprocess_refuses_what_needs_a_process(wanted: dict[str, object]) -> None:
     with bigm.start("inprocess") as cluster, pytest.raises(bigm.NotSupported, match="threads of this process"):
         cluster.start(1, services={"C": Counter()}, **wanted)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", ["wait", "await_state", "executor", "map"])
+@pytest.mark.parametrize("wrong", ["a machine", 3, "m0", ["m0"]])
+def test_what_takes_a_list_of_machines_refuses_anything_else(way: str, wrong: Any) -> None:
+    with bigm.start("inprocess") as cluster:
+        [machine] = cluster.start(1)
+        machines = machine if wrong == "a machine" else wrong
+        call: dict[str, Callable[[], object]] = {
+            "wait": lambda: cluster.wait(machines),
+            "await_state": lambda: asyncio.run(cluster.await_state(machines)),
+            "executor": lambda: cluster.executor(machines),
+            "map": lambda: cluster.map(len, ["x"], machines=machines),
+        }
+        with pytest.raises(bigm.ConfigError, match=f"cluster.{way} takes a list of machines, not"):
+            call[way]()
+
+
+def test_a_state_is_waited_for_by_its_member_and_not_by_its_name() -> None:
+    with bigm.start("inprocess") as cluster:
+        [machine] = cluster.start(1)
+        with pytest.raises(bigm.ConfigError, match=r"not 'stopped'; bigm\.State\.STOPPED"):
+            cluster.wait(state="stopped")  # type: ignore[arg-type]
+        with pytest.raises(bigm.ConfigError, match=r"not 'x'; bigm\.State\.RUNNING"):
+            machine.wait("x")  # type: ignore[arg-type]
 
 
 def test_an_unknown_setting_is_refused_by_name() -> None:
