@@ -629,6 +629,16 @@ class Cluster(Groups):
         steward.begin()
         return steward.machine
 
+    def _start_configured(self) -> list[Machine]:
+        """Start machines that run functions, as many as the user asked for."""
+        self._check_open()
+        if self.nmach is None:
+            raise ConfigError(
+                f"cluster {self.name} has no machines to run functions on, and was not told how many machines to start",
+                hint="call cluster.start with a number first, or run with --nmach",
+            )
+        return self.start()
+
     def _source(self) -> Source:
         """This cluster, as executors know it."""
         common = self._common
@@ -636,7 +646,7 @@ class Cluster(Groups):
             name=self.name,
             home=common.link.home,
             machines=lambda: self.machines,
-            start=self.start,
+            start=self._start_configured,
             another=self._start_another,
             ends=lambda: self._closing,
             users=self._executors,
