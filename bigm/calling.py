@@ -136,10 +136,10 @@ class Calls:
             raise _no_name("read", method)
         from bigm.rpc.bytestreams import RemoteFile
 
-        def open(offset: Optional[int]) -> Stream:
-            return self.stream(method, *args, **(kwargs if offset is None else {**kwargs, "offset": offset}))
+        def open(offset: int) -> Stream:
+            return self.stream(method, *args, **{**kwargs, "offset": offset})
 
-        return RemoteFile(open, kwargs.get("offset", 0))
+        return RemoteFile(self.stream(method, *args, **kwargs), open, kwargs.get("offset", 0))
 
     def write(self, method: str, file: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a method with a file, which it reads from a binary file of its own while this one is sent.

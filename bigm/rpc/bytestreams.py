@@ -75,12 +75,13 @@ class RemoteFile(StreamReader):
     connection is survived and `seek` works.
 
     Args:
-        open: calls the method; with an offset that is not None, from there on.
-        start: the offset of its first byte.
+        stream: what the method yields.
+        open: calls the method again, from an offset on.
+        start: the offset of the first byte.
     """
 
-    def __init__(self, open: Callable[[Optional[int]], Stream], start: int = 0) -> None:
-        super().__init__(open(None))
+    def __init__(self, stream: Stream, open: Callable[[int], Stream], start: int = 0) -> None:
+        super().__init__(stream)
         self._open = open
         self._start = start
         self._position = 0

@@ -136,10 +136,10 @@ def test_an_error_of_bigms_that_nobody_handles_is_one_line_and_its_exit_code(
 
 def test_a_call_that_the_program_made_wrongly_is_no_bug_and_its_line_is_shown(work: Path) -> None:
     (work / "x.py").write_text(
-        "import bigm\n"
+        "import bigm, threading\n"
         "class Service:\n"
         "    def __init__(self):\n"
-        "        self.key = lambda x: x\n"
+        "        self.key = threading.Lock()\n"
         "def main():\n"
         "    with bigm.start('inprocess') as cluster:\n"
         "        cluster.start(1, services={'S': Service()})\n"

@@ -170,7 +170,7 @@ def test_a_method_with_an_offset_makes_the_file_seekable(calls: OneClient, disk:
     assert data[1_234_567:1_234_577] == file.read(10)
     assert 1_234_587 == file.seek(10, io.SEEK_CUR)
     assert data[1_234_587:1_234_590] == file.read(3)
-    assert [0, 1_234_567, 1_234_587] == disk.offsets
+    assert [0, 1_234_567, 1_234_587] == sorted(disk.offsets)  # the first may begin last: nothing of it was read
     with pytest.raises(io.UnsupportedOperation):
         file.seek(0, io.SEEK_END)
     with pytest.raises(ValueError, match="negative"):
