@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from bigm.errors import (
+    BigmError,
     CallError,
     ConfigError,
     MayHaveRun,
@@ -127,7 +128,8 @@ class Calls:
         from there on.
 
         Args:
-            method: as for `call`, as are the others.
+            method: as for `call`, as are the others. An `offset` is given by keyword; given by position, it leaves
+                nothing to call the method again with, and a lost connection is the end.
         Raises:
             CallError: the method returned no iterator, or one of something else than bytes.
             Exception: as for `call`, here or from reading.
@@ -149,7 +151,8 @@ class Calls:
         go there.
 
         Args:
-            method: as for `call`, as are the others; its first argument is the file.
+            method: as for `call`, as are the others; its first argument is the file, and an `offset` is given by
+                keyword, as for `read`.
             file: a binary file, an iterator of bytes, or a function that makes one, called anew for each attempt.
         Returns:
             what the method returns.
@@ -159,16 +162,22 @@ class Calls:
         """
         if not isinstance(method, str):
             raise _no_name("write", method)
-        from bigm.rpc.bytestreams import Upload
+        from bigm.rpc.bytestreams import Upload, refuses_offset
 
         upload = Upload(file)
+        lost: Optional[BigmError] = None
         while True:
             again = {"offset": kwargs.get("offset", 0) + upload.done} if upload.done else {}
             try:
                 return self.call(method, upload, *args, **{**kwargs, **again})
-            except (Unreachable, MayHaveRun):
+            except (Unreachable, MayHaveRun) as error:
                 if not upload.resume():
                     raise
+                lost = error
+            except TypeError as error:
+                if again and lost is not None and refuses_offset(error):
+                    raise lost from error
+                raise
 
     def retry_call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call again, after growing pauses, as long as the call certainly did not start or is idempotent.

@@ -71,8 +71,8 @@ class StreamReader(io.RawIOBase):
 class RemoteFile(StreamReader):
     """The bytes that a method yields, as a raw file: what `read` of a machine gives.
 
-    `io.BufferedReader` around it reads lines. Where the method takes an `offset` (bytes from the beginning), a lost
-    connection is survived and `seek` works.
+    `io.BufferedReader` around it reads lines. Where the method takes an `offset` (bytes from the beginning) by keyword,
+    a lost connection is survived and `seek` works.
 
     Args:
         stream: what the method yields.
@@ -123,11 +123,16 @@ class RemoteFile(StreamReader):
                 size = super().readinto(buffer)
                 self._position += size
                 return size
-            except (Unreachable, MayHaveRun):
+            except (Unreachable, MayHaveRun) as lost:
                 attempts += 1
                 if not self.seekable() or attempts > ATTEMPTS:
                     raise
-                self._reopen(self._position)
+                try:
+                    self._reopen(self._position)
+                except TypeError as error:
+                    if refuses_offset(error):
+                        raise lost from error
+                    raise
 
     def _next(self) -> Optional[Buffer]:
         return self._stream.next_bytes()
@@ -137,6 +142,14 @@ class RemoteFile(StreamReader):
         self._rest = memoryview(b"")
         self._stream = self._open(self._start + position)
         self._position = position
+
+
+def refuses_offset(error: TypeError) -> bool:
+    """Whether the method could not be called with an `offset`: it was given by position already, or can only be.
+
+    The names of its parameters are not known here, so nothing but the attempt shows it; then it has not begun.
+    """
+    return "'offset'" in str(error)
 
 
 class Upload(streamed):

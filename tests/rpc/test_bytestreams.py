@@ -213,6 +213,18 @@ def test_it_is_not_where_it_does_not(calls: OneClient, here: Place, source: Path
         file.readall()
 
 
+def test_an_offset_by_position_leaves_the_loss_as_the_error(
+    calls: OneClient, here: Place, disk: Disk, source: Path
+) -> None:
+    file = calls.read("D.load", str(source), 100)
+    file.read(1)
+    here.cut()
+    with pytest.raises((MayHaveRun, Unreachable)) as caught:
+        file.readall()
+    assert "'offset'" in str(caught.value.__cause__)
+    assert [100] == disk.offsets
+
+
 def test_a_file_is_written_by_a_method(calls: OneClient, source: Path, target: Path) -> None:
     with open(source, "rb") as file:
         assert SIZE == calls.write("D.save", file, str(target))
@@ -251,15 +263,19 @@ def test_writing_goes_on_behind_what_was_taken_when_the_connection_is_lost(
     assert 0 == first < second <= disk.served, "what was taken is not sent again, and nothing is left out"
 
 
-def test_an_iterator_cannot_be_written_twice(
-    calls: OneClient, here: Place, disk: Disk, source: Path, target: Path
+@pytest.mark.parametrize("kind", ["an iterator", "an offset by position"])
+def test_what_cannot_be_written_again_fails_with_the_loss(
+    calls: OneClient, here: Place, disk: Disk, source: Path, target: Path, kind: str
 ) -> None:
     disk.hold = threading.Event()
     failures: list[BaseException] = []
 
     def write() -> None:
         try:
-            calls.write("D.save", pieces_of(source), str(target))
+            if kind == "an iterator":
+                calls.write("D.save", pieces_of(source), str(target))
+            else:
+                calls.write("D.save", lambda: pieces_of(source), str(target), 0)
         except MayHaveRun as error:
             failures.append(error)
 
