@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from bigm.errors import BigmError, MachineStopped
+from bigm.errors import BigmError, MachineStopped, SystemFault
 from bigm.lifecycle import Cause, State
 from bigm.machine import Machine
 from bigm.rpc.codec import Home
@@ -153,15 +153,21 @@ class Supply:
     def _launch(self, lost: Machine) -> None:
         """In a thread that may be blocked: launching takes its time."""
         failure: BigmError | None = None
+        machine: Machine | None = None
         try:
             machine = self._source.another(lost)
         except BigmError as error:
             failure = error
+        except BaseException as error:  # noqa: BLE001  # whatever a system of the user's raises: tasks wait for this
+            failure = SystemFault(f"cannot start another machine: {type(error).__name__}: {error}")
+            failure.__cause__ = error
         with self._lock:
-            if failure is not None:
-                self._failed(lost, failure)
-            elif self._chosen is not None:
-                self._chosen.append(machine)
-            self._starting -= 1
+            try:
+                if failure is not None:
+                    self._failed(lost, failure)
+                elif self._chosen is not None and machine is not None:
+                    self._chosen.append(machine)
+            finally:
+                self._starting -= 1
         if self._user is not None:
             self._user.refresh()
