@@ -202,7 +202,7 @@ def open_scheduler(
     if initializer is not None and not callable(initializer):
         raise TypeError("initializer must be a callable")
     begin = None if initializer is None else codec.dumps((initializer, initargs), "the initializer")
-    chosen = None if machines is None else chosen_machines("cluster.executor", machines)
+    chosen = None if machines is None else chosen_machines("cluster.executor", machines, source)
     keeps = take_kept()
     if chosen is None and not source.machines():
         source.start()  # raises where nobody has said how many
@@ -215,11 +215,21 @@ def open_scheduler(
     )
 
 
-def chosen_machines(way: str, machines: Sequence[Machine]) -> list[Machine]:
-    """The machines that *way* is to run on, of which there must be one."""
+def chosen_machines(way: str, machines: Sequence[Machine], source: Source) -> list[Machine]:
+    """The machines that *way* is to run on, of which there must be one.
+
+    One that was dialled is the cluster's too, and looked after by pings. Of another cluster's nobody would tell the
+    scheduler when it ends.
+    """
     chosen = machine_list(way, machines)
     if not chosen:
         raise ConfigError("an executor needs machines", hint="leave `machines` out for all of the cluster")
+    for machine in chosen:
+        if source.home is not None and machine._link.credentials.identity.cluster != source.home.cluster:
+            raise ConfigError(
+                f"{way} cannot use machine {machine.addr}: it belongs to another cluster than {source.name}",
+                hint="use its own cluster for it",
+            )
     return chosen
 
 

@@ -47,7 +47,7 @@ def map_over(
     if ahead is not None:
         whole("ahead", ahead, 1)
     if machines is not None:
-        machines = chosen_machines("cluster.map", machines)
+        machines = chosen_machines("cluster.map", machines, source)
 
     def run() -> Iterator[Any]:
         scheduler = open_scheduler(source, machines, threads=threads)

@@ -506,6 +506,15 @@ def test_an_executor_keeps_to_the_machines_it_was_given(cluster: bigm.Cluster) -
         assert {machine.id} == set(pool.map(tasks.here, range(50)))
 
 
+def test_machines_of_another_cluster_are_refused(cluster: bigm.Cluster) -> None:
+    words = "cannot use machine {}: it belongs to another cluster"
+    with bigm.start("inprocess", name="elsewhere") as other:
+        [stranger] = other.start(1)
+        for refused in (cluster.executor, lambda chosen: cluster.map(tasks.same, [1], machines=chosen)):
+            with pytest.raises(bigm.ConfigError, match=words.format(stranger.addr)):
+                refused([cluster.machines[0], stranger])
+
+
 def test_machines_that_are_started_later_are_used(cluster: bigm.Cluster, tmp_path: Path) -> None:
     gate, log = tmp_path / "gate", tmp_path / "log"
     with cluster.executor() as pool:
