@@ -284,7 +284,7 @@ class Peer(Calls):
         if self._down:
             missing = self._missing(proc)
             if missing:
-                return missing[0]
+                return _first_of(missing)
         if gate is not None:
             return gate
         with self._lock:
@@ -404,6 +404,21 @@ def address(machine: Union[str, Peer], link: Link) -> str:
             hint="clusters do not trust one another; call it by its own cluster's handle",
         )
     return machine.addr
+
+
+def _first_of(futures: list[concurrent.futures.Future[None]]) -> concurrent.futures.Future[None]:
+    """Done as soon as one of *futures* is."""
+    if len(futures) == 1:
+        return futures[0]
+    first: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def done(_: concurrent.futures.Future[None]) -> None:
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            first.set_result(None)
+
+    for future in futures:
+        future.add_done_callback(done)
+    return first
 
 
 def _pressure(client: Client) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +36,8 @@ class Phoenix(Mortal):
         with open(self.folder / f"{cluster.machine}.{cluster.proc}", "a") as lives:
             lives.write("x")
         deadline = time.monotonic() + 60.0
-        while (self.folder / "hold").exists() and time.monotonic() < deadline:
+        holds = [self.folder / "hold", self.folder / f"hold.{cluster.proc}"]
+        while any(hold.exists() for hold in holds) and time.monotonic() < deadline:
             time.sleep(0.01)  # the test, in another process, removes a file
         if (self.folder / "fail").exists():
             raise RuntimeError("no second life")
@@ -154,6 +156,27 @@ def test_a_machine_whose_only_worker_died_has_its_calls_wait(start: Start, folde
     assert submitted.result(30.0) == (1, machine.id)
     assert machine.call("P.was_set_up") == (1, machine.id)
     assert (folder / f"{machine.id}.0").read_text() == "xx"
+
+
+def test_calls_that_wait_for_any_worker_go_to_the_first_to_be_back(start: Start, folder: Path) -> None:
+    machine, held = start(), 0
+    (folder / "hold").touch()
+    (folder / f"hold.{held}").touch()
+    for proc in (held, 1 - held):
+        with pytest.raises(bigm.WorkerDied):
+            machine.options(proc=proc).call("P.exit", 3)
+    submitted = machine.submit("P.pid")
+    threading.Timer(0.2, (folder / "hold").unlink).start()
+    found = asyncio.run(_awaited(machine))
+    assert submitted.result(20.0) == found
+    assert held in machine._down
+    assert machine.options(proc=1 - held).call("P.pid") == found
+    (folder / f"hold.{held}").unlink()
+    assert found != machine.options(proc=held).call("P.pid")
+
+
+async def _awaited(machine: bigm.Machine) -> object:
+    return await asyncio.wait_for(machine.acall("P.pid"), 20.0)
 
 
 def test_retry_call_tries_again_what_is_idempotent_and_died_with_its_worker(start: Start, folder: Path) -> None:
