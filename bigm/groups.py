@@ -14,8 +14,8 @@ import concurrent.futures
 import contextlib
 import sys
 import time
-from collections.abc import Awaitable, Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Optional, Protocol, TypeVar, Union
+from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Optional, Protocol, TypeVar, Union
 
 from bigm.errors import BigmError, ConfigError, DeadlineExceeded
 
@@ -69,12 +69,17 @@ class Groups:
     """The ways to wait for several calls: what a driver's cluster and the one that services see have in common."""
 
     def gather(
-        self, calls: Iterable[Future[Any]], *, timeout: Optional[float] = None, return_exceptions: bool = False
+        self,
+        calls: Iterable[Future[Any]],
+        *others: NoReturn,
+        timeout: Optional[float] = None,
+        return_exceptions: bool = False,
     ) -> list[Any]:
         """Wait for all of *calls*.
 
         Args:
-            calls: futures, as `submit` gives them.
+            calls: a list, or any iterable, of futures, as `submit` gives them.
+            others: refused: all calls stand in one list.
             timeout: seconds for all of them together; None: no limit of its own.
             return_exceptions: a failure is no error of this, but stands in the place of its result.
         Returns:
@@ -82,32 +87,35 @@ class Groups:
         Raises:
             GroupError: one or more failed. All the others have been waited for.
             DeadlineExceeded: the timeout passed; what was not answered by then is cancelled, and may have run.
+            ConfigError: these are no calls, or the timeout is none.
         Example:
             counts = cluster.gather(machine.submit("Words.count") for machine in machines)
         """
-        return gather(calls, timeout=timeout, return_exceptions=return_exceptions)
+        return gather(_one_list("gather", calls, others), timeout=timeout, return_exceptions=return_exceptions)
 
     async def agather(
-        self, calls: Iterable[Union[Future[Any], Awaitable[Any]]], *, return_exceptions: bool = False
+        self, calls: Iterable[Union[Future[Any], Awaitable[Any]]], *others: NoReturn, return_exceptions: bool = False
     ) -> list[Any]:
         """The same for `await`, where *calls* may be coroutines too (`machine.acall(...)`); cancelling cancels all."""
-        return await agather(calls, return_exceptions=return_exceptions)
+        return await agather(_one_list("agather", calls, others), return_exceptions=return_exceptions)
 
-    def first(self, calls: Iterable[Future[Any]], *, timeout: Optional[float] = None) -> Any:
+    def first(self, calls: Iterable[Future[Any]], *others: NoReturn, timeout: Optional[float] = None) -> Any:
         """Wait for the first of *calls* that succeeds, and cancel the others on their machines.
 
         Args:
-            calls: futures, as `submit` gives them; one or more.
+            calls: a list, or any iterable, of futures, as `submit` gives them; one or more.
+            others: refused: all calls stand in one list.
             timeout: seconds; None: no limit of its own.
         Raises:
             GroupError: all of them failed.
             DeadlineExceeded: the timeout passed first; all calls are cancelled, and may have run.
+            ConfigError: these are no calls, or the timeout is none.
         """
-        return first(calls, timeout=timeout)
+        return first(_one_list("first", calls, others), timeout=timeout)
 
-    async def afirst(self, calls: Iterable[Union[Future[Any], Awaitable[Any]]]) -> Any:
+    async def afirst(self, calls: Iterable[Union[Future[Any], Awaitable[Any]]], *others: NoReturn) -> Any:
         """The same for `await`, where *calls* may be coroutines too; cancelling cancels all."""
-        return await afirst(calls)
+        return await afirst(_one_list("afirst", calls, others))
 
 
 class Member(Protocol):
@@ -212,6 +220,26 @@ def submit_each(machine: Member, method: str, args: tuple[Any, ...], kwargs: dic
         failed.where = getattr(machine, "id", "")  # type: ignore[attr-defined]  # as calls say it
         failed.set_exception(error)
         return [failed]
+
+
+G = TypeVar("G", bound=Iterable[Any])
+
+
+def _one_list(way: str, calls: G, others: Sequence[object]) -> G:
+    """*calls*, if the calls of a group were given as one list."""
+    if others or isinstance(calls, (str, bytes)) or not isinstance(calls, Iterable) or isinstance(calls, Awaitable):
+        given = calls if not others else f"{1 + len(others)} arguments"
+        for call in (calls, *others):
+            if isinstance(call, Coroutine):
+                call.close()  # else Python complains too, that nobody awaited it
+            elif isinstance(call, concurrent.futures.Future):
+                call.cancel()  # as where one of a list is none
+        make = "acall" if way[0] == "a" else "submit"
+        raise ConfigError(
+            f"{way} takes one list of calls, not {given!s:.200}",
+            hint=f"cluster.{way}([machine.{make}(...), machine.{make}(...)])",
+        )
+    return calls
 
 
 def _futures(calls: Iterable[Future[Any]]) -> list[Future[Any]]:

@@ -165,6 +165,31 @@ def test_what_is_no_call_is_refused_and_the_calls_before_it_are_cancelled(cluste
     assert call.cancelled()
 
 
+@pytest.mark.parametrize("wrong", ["several", "one", "a name", "nothing"])
+def test_a_group_that_is_no_list_is_told_the_form(cluster: bigm.Cluster, wrong: str) -> None:
+    [machine, *_] = cluster.machines
+    call = machine.submit("C.echo")
+    calls: Any = {"several": (call, call), "one": (call,), "a name": ("C.echo",), "nothing": (None,)}[wrong]
+    with pytest.raises(bigm.ConfigError, match=r"gather takes one list of calls.*gather\(\[machine.submit\("):
+        cluster.gather(*calls)
+    with pytest.raises(bigm.ConfigError, match="first takes one list of calls"):
+        cluster.first(*calls)
+    assert call.done() or call not in calls
+
+
+def test_an_awaited_group_that_is_no_list_is_told_the_form(cluster: bigm.Cluster) -> None:
+    [machine, *_] = cluster.machines
+
+    async def group(way: Any, count: int) -> None:
+        await way(*(machine.acall("C.echo") for _ in range(count)))
+
+    for count in (1, 2):
+        with pytest.raises(bigm.ConfigError, match=r"agather takes one list.*agather\(\[machine.acall\("):
+            asyncio.run(group(cluster.agather, count))
+        with pytest.raises(bigm.ConfigError, match="afirst takes one list"):
+            asyncio.run(group(cluster.afirst, count))
+
+
 def test_the_first_success_is_returned_and_the_other_calls_end_on_their_machines(cluster: bigm.Cluster) -> None:
     bad, slow, quick = cluster.machines
     calls = [bad.submit("C.fail", "x"), slow.submit("C.hold", 60.0), quick.submit("C.sleep", 0.1)]
