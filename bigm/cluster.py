@@ -22,7 +22,7 @@ from bigm.board import Board, in_thread, start_thread
 from bigm.bootstrap.records import Launch
 from bigm.clock import Clock
 from bigm.ending import Leftover as Leftover
-from bigm.ending import check_timeout, end, owned_machines
+from bigm.ending import end, owned_machines
 from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, MachineStopped, NotPicklable, SystemFault
 from bigm.groups import Groups, abroadcast, broadcast
 from bigm.leases import Leases
@@ -40,6 +40,7 @@ from bigm.sharing import Shared, Sharing
 from bigm.steward import Common, Steward
 from bigm.supply import Source, User
 from bigm.systems.base import ENDED, Instance, Spec, System, find_system
+from bigm.timeouts import check_timeout
 from bigm.worker import program as on_machines
 
 if TYPE_CHECKING:
@@ -288,6 +289,7 @@ class Cluster(Groups):
             DeadlineExceeded: the timeout passed first.
             ConfigError: an argument is wrong.
         """
+        check_timeout(timeout)
         wait = _Wait(self.machines if machines is None else machine_list("cluster.wait", machines), state)
         with self._session.terminal.live(wait.status), self._board:
             wait.check(self._board.wait_for(wait.over, timeout), timeout)
@@ -296,6 +298,7 @@ class Cluster(Groups):
         self, machines: Iterable[Machine] | None = None, state: State = State.RUNNING, timeout: float | None = None
     ) -> None:
         """As `wait`, for `await`."""
+        check_timeout(timeout)
         wait = _Wait(self.machines if machines is None else machine_list("cluster.await_state", machines), state)
         with self._session.terminal.live(wait.status):
             wait.check(await self._board.until(wait.over, timeout), timeout)

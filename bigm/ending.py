@@ -31,12 +31,6 @@ def owned_machines(machines: Iterable[Machine], known: Iterable[Machine], name: 
     return wanted
 
 
-def check_timeout(timeout: float | None) -> None:
-    """Refuse what is no time to wait."""
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout < 0):
-        raise ConfigError(f"a timeout is 0 seconds or more, or None, not {timeout!r}")
-
-
 def end(machines: list[Machine], board: Board, limits: Timeouts, timeout: float | None) -> list[Leftover]:
     """End *machines*, all at once, and wait until they have ended.
 

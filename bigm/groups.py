@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, Protocol, TypeVar, Union
 
 from bigm.errors import BigmError, ConfigError, DeadlineExceeded
+from bigm.timeouts import check_timeout
 
 if TYPE_CHECKING:
     import asyncio
@@ -133,6 +134,7 @@ def gather(
     calls: Iterable[Future[Any]], *, timeout: Optional[float] = None, return_exceptions: bool = False
 ) -> list[Any]:
     """See `Groups.gather`."""
+    check_timeout(timeout)
     waiting = _futures(calls)
     deadline = None if timeout is None else time.monotonic() + timeout
     with _cancelled_on_error(waiting):
@@ -153,6 +155,7 @@ async def agather(calls: Iterable[Union[Future[Any], Awaitable[Any]]], *, return
 
 def first(calls: Iterable[Future[Any]], *, timeout: Optional[float] = None) -> Any:
     """See `Groups.first`."""
+    check_timeout(timeout)
     waiting = _some(_futures(calls))
     deadline = None if timeout is None else time.monotonic() + timeout
     pending = set(waiting)

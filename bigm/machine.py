@@ -21,6 +21,7 @@ from bigm.leases import Lease
 from bigm.lifecycle import Cause, Phase, State
 from bigm.peer import Link, Peer
 from bigm.rpc.client import Client
+from bigm.timeouts import check_timeout
 
 
 class Machines(list["Machine"]):
@@ -144,9 +145,10 @@ class Machine(Peer):
         Raises:
             BigmError: it is STOPPED, was not to be, and this says why.
             DeadlineExceeded: the timeout passed first.
-            ConfigError: *state* is none.
+            ConfigError: an argument is wrong.
         """
         check_state(state)
+        check_timeout(timeout)
         with self._board:
             reached = self._board.wait_for(lambda: self.state >= state, timeout)
         self._check_reached(reached, state, timeout)
@@ -154,6 +156,7 @@ class Machine(Peer):
     async def await_state(self, state: State = State.RUNNING, timeout: float | None = None) -> None:
         """As `wait`, for `await`."""
         check_state(state)
+        check_timeout(timeout)
         reached = await self._board.until(lambda: self.state >= state, timeout)
         self._check_reached(reached, state, timeout)
 

@@ -39,7 +39,7 @@ from bigm.rpc.codec import Home
 from bigm.rpc.identity import MACHINE, WORKER, Identity
 from bigm.rpc.stats import CallStats, MethodStats
 from bigm.rpc.tls import Credentials
-from bigm.timeouts import Timeouts
+from bigm.timeouts import Timeouts, check_timeout
 
 if TYPE_CHECKING:
     pass
@@ -153,7 +153,10 @@ class Peer(Calls):
             timeout: seconds for each call, from when it is made to when it is answered; None: no limit of its own.
             idempotent: running it twice does no harm, so a lost connection makes bigm send it again.
             proc: the worker to call, from 0; None: the idlest.
+        Raises:
+            ConfigError: the timeout is none.
         """
+        check_timeout(timeout)
         return _Options(self, timeout, idempotent, proc)
 
     def ping(self, timeout: Optional[float] = None) -> float:

@@ -6,6 +6,9 @@ Apart from the table of `bigm.lifecycle`, because an agent, which is told by its
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Optional
+
+from bigm.errors import ConfigError
 
 
 def _seconds(default: float, what: str) -> float:
@@ -68,3 +71,19 @@ class Timeouts:
     def renewal_interval(self, lease: float, machines: int) -> float:
         """Seconds between two renewals of one machine's lease, when *machines* are leased by this driver."""
         return min(max(min(self.renewal, lease / 12), machines * self.renewal_pace), lease / 4)
+
+
+def check_timeout(timeout: Optional[float]) -> None:
+    """Refuse what is no time to wait.
+
+    Raises:
+        ConfigError: it is neither None nor 0 or more seconds.
+    """
+    if timeout is None:
+        return
+    try:
+        right = not isinstance(timeout, bool) and timeout + 0.0 >= 0  # whatever adds up with floats, as clocks do
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise ConfigError(f"a timeout is 0 seconds or more, or None, not {timeout!r:.200}")

@@ -122,6 +122,25 @@ def test_what_is_no_function_is_not_sent(machine: bigm.Machine) -> None:
         machine.run("C.pid")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("wrong", ["1", -1, float("nan"), True, [1.0]])
+def test_what_is_no_timeout_is_refused_wherever_one_is_given(
+    cluster: bigm.Cluster, machine: bigm.Machine, wrong: Any
+) -> None:
+    ways: list[Callable[[], object]] = [
+        lambda: machine.options(timeout=wrong),
+        lambda: machine.wait(timeout=wrong),
+        lambda: asyncio.run(machine.await_state(timeout=wrong)),
+        lambda: cluster.wait(timeout=wrong),
+        lambda: asyncio.run(cluster.await_state(timeout=wrong)),
+        lambda: cluster.gather([], timeout=wrong),
+        lambda: cluster.first([], timeout=wrong),
+        lambda: cluster.shutdown([], timeout=wrong),
+    ]
+    for way in ways:
+        with pytest.raises(bigm.ConfigError, match="a timeout is 0 seconds or more"):
+            way()
+
+
 def named(n: int) -> int:
     return n
 
