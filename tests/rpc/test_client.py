@@ -160,7 +160,7 @@ def test_a_method_that_would_end_its_process_fails_and_the_server_lives_on(
         ("S.ech", "did you mean S.echo"),
         ("T.echo", "there is no service 'T'"),
         ("S._private", "no public method '_private'"),
-        ("echo", "there is no service ''; did you mean S.echo"),
+        ("echo", 'calls take "Service.method"; did you mean S.echo'),
         ("S.runs", "no public method 'runs'"),
     ],
 )
