@@ -21,7 +21,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Optional, Protocol, TypeVar, Union
+from typing import Optional, Protocol, Union
 
 from bigm.calling import Calls
 from bigm.errors import (
@@ -40,11 +40,6 @@ from bigm.rpc.identity import MACHINE, WORKER, Identity
 from bigm.rpc.stats import CallStats, MethodStats
 from bigm.rpc.tls import Credentials
 from bigm.timeouts import Timeouts, check_timeout
-
-if TYPE_CHECKING:
-    pass
-
-T = TypeVar("T")
 
 _OWN = ("Supervisor.", "Shares.")  # bigm's own calls
 
