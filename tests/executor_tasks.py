@@ -23,6 +23,11 @@ def same(value: Any) -> Any:
     return value
 
 
+def slowly(value: Any) -> Any:
+    time.sleep(0.01)  # so that each worker has some while others are lost
+    return value
+
+
 def capture(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
     return (*args, kwargs)
 

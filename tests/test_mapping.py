@@ -4,6 +4,7 @@ import itertools
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -130,6 +131,17 @@ def test_a_map_that_is_never_read_starts_nothing(cluster: bigm.Cluster) -> None:
     found = cluster.map(tasks.die, [1, 2, 3])
     assert cluster._executors == []
     del found
+
+
+def test_a_map_survives_the_loss_of_a_machine_where_that_was_allowed() -> None:
+    with bigm.start("local", name="map-lost") as cluster:
+        first, second = cluster.start(2)
+        found = cluster.map(tasks.slowly, range(400), retries=1, ahead=40)
+        assert list(itertools.islice(found, 50)) == list(range(50))
+        assert first.state is second.state is bigm.State.RUNNING
+        os.kill(first.run(os.getpid), signal.SIGKILL)
+        assert list(found) == list(range(50, 400))
+        assert first.state is bigm.State.STOPPED
 
 
 PROGRAM = """
