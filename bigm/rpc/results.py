@@ -211,10 +211,11 @@ class Coroutines:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
-            for task in list(self._tasks):
+            tasks = asyncio.all_tasks(self._loop)  # with those that services made
+            for task in tasks:
                 task.cancel()
-            if self._tasks:
-                self._loop.run_until_complete(asyncio.wait(list(self._tasks), timeout=_END))
+            if tasks:
+                self._loop.run_until_complete(asyncio.wait(tasks, timeout=_END))
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         finally:
             self._loop.close()

@@ -47,6 +47,9 @@ class Service:
             self.events.append("cancelled")
             raise
 
+    async def spawn(self) -> None:
+        self.spawned = asyncio.ensure_future(self.forever())
+
     async def fail(self, text: str) -> None:
         raise ValueError(text)
 
@@ -223,8 +226,11 @@ def test_coroutines_read_streams_without_holding_up_the_loop(here: Place, servic
     assert 3 == waiting.result(20.0)
 
 
-def test_a_server_that_closes_cancels_its_coroutines(here: Place, service: Service) -> None:
-    here.client().submit("S.forever")
+@pytest.mark.parametrize("method", ["forever", "spawn"])
+def test_a_server_that_closes_cancels_its_coroutines_and_their_tasks(
+    here: Place, service: Service, method: str
+) -> None:
+    here.client().submit(f"S.{method}")
     eventually(lambda: service.events)
     here.server.close()
     eventually(lambda: service.events == ["running", "cancelled"])
