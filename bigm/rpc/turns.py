@@ -51,7 +51,7 @@ class Turns:
                     self._servers[server] = 0
                     if server.inline_since == since:
                         server.take_turn(since)
-            seen.clear()  # they must not live until the next call
+            seen = server = None  # type: ignore[assignment]  # they must not live until the next call
 
     def _lull(self, server: Server) -> None:
         self._servers[server] += 1
