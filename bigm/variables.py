@@ -130,7 +130,8 @@ class _Function:
 
     def _shared(self) -> Optional[Callable[[], Any]]:
         """What a module has made, which all workers of a process share."""
-        return next((self.functions[home] for home in self.functions if home is None or not home.worker), None)
+        found = self.functions.copy()  # others may add theirs meanwhile
+        return next((found[home] for home in found if home is None or not home.worker), None)
 
     def _forget(self, home: Home) -> None:
         self.functions.pop(home, None)

@@ -222,3 +222,20 @@ def test_numbers_of_every_kind_add_up_and_others_do_not() -> None:
     assert total("a", "a") is None
     assert total(1, "a") is None
     assert total(1, Failed("no")) == Failed("1: no")
+
+
+def test_a_function_is_found_while_others_define_theirs() -> None:
+    found = variables._Function("place")
+
+    class Worker:
+        """A worker, as another defines the variable too at the moment when this one is looked at."""
+
+        @property
+        def worker(self) -> bool:
+            found.functions[object()] = int  # type: ignore[index]  # stands for a home
+            return True
+
+    found.functions[Worker()] = int  # type: ignore[index]  # as above
+    found.functions[None] = lambda: 7
+    assert found._read(None) == 7
+    assert found._shared() is found.functions[None]
