@@ -267,7 +267,9 @@ class Scheduler:
         return (worker for place in self._places.values() for worker in place.workers)
 
     def _batches(self) -> Iterable[Batch]:
-        return [batch for worker in list(self._workers()) for batch in list(worker.batches.values())]
+        """Those given out. Any thread, so of copies."""
+        workers = (worker for place in list(self._places.values()) for worker in list(place.workers))
+        return [batch for worker in workers for batch in list(worker.batches.values())]
 
     # Giving out.
 

@@ -76,6 +76,22 @@ def test_what_is_put_just_before_the_end_is_not_lost() -> None:
         list(results(scheduler, supply.sweep, time.monotonic() + 1.0))
 
 
+def test_its_repr_can_be_asked_for_while_machines_come() -> None:
+    supply = _NoMachines()
+    scheduler = Scheduler(supply, "changing", threads=1, initializer=None)  # type: ignore[arg-type]  # a part of one
+    scheduler.close("shutdown")
+    assert scheduler.wait(20.0)
+
+    class Place:
+        @property
+        def workers(self) -> list[object]:
+            scheduler._places[object()] = Place()  # type: ignore[index, assignment]  # one that comes just then
+            return []
+
+    scheduler._places = {object(): Place()}  # type: ignore[dict-item]  # as above
+    assert repr(scheduler) == "<changing ended: 2 machines, 0 waiting, 0 given out>"
+
+
 def test_a_machine_that_cannot_be_reached_is_set_aside_and_used_again(cluster: bigm.Cluster, faults: Faults) -> None:
     """What was never sent is run by the other, without anybody's leave."""
     first, second = cluster.machines
