@@ -243,7 +243,7 @@ def test_a_stream_that_is_closed_ends_for_whoever_waits_for_its_next_item(
     readers = [threading.Thread(target=rest, args=(stream,), daemon=True) for stream in streams]
     for reader in readers:  # the first one reads the connection for the second
         reader.start()
-        time.sleep(0.1)
+        time.sleep(0.1)  # it must be inside its read, which nothing shows
     for reader, stream in list(zip(readers, streams))[::-1]:
         stream.close()
         reader.join(10.0)
@@ -517,7 +517,7 @@ def test_small_items_never_exceed_the_room_that_their_reader_has(here: Place, se
     before = -1
     while before < sent:
         before = sent
-        time.sleep(0.2)
+        time.sleep(0.2)  # no more is sent: nothing tells of that but time
     assert sent * 100 < WINDOW
     service.gate.set()
     assert future.result(60.0) == 100_000 << 800
