@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from bigm.cluster import Cluster
 from bigm.errors import BigmError, ConfigError, NotSupported
-from bigm.lifecycle import State
+from bigm.lifecycle import Phase, State
 from bigm.machine import Machine
 from bigm.manualclock import ManualClock
 from bigm.peer import tcp_connect
@@ -92,6 +92,8 @@ class Faults(Network):
 
     def kill(self, machine: Machine | str | None = None) -> str:
         """Let a machine vanish as if its power had failed. On `local`, kill its agent, and wait until it is STOPPED.
+
+        One that is still starting there is killed as soon as its agent is known.
 
         Args:
             machine: which; None: one of the living, drawn by the seed.
@@ -423,7 +425,13 @@ class Faults(Network):
     def _kill_process(self, machine: str) -> None:
         assert self._cluster is not None
         victim = next(each for each in self._cluster.machines if each.id == machine)
-        os.kill(victim._agent.call("Agent.info").pid, signal.SIGKILL)
+        with victim._board:  # whose agent answers under its name, or who has ended
+            victim._board.wait_for(lambda: victim._phase >= Phase.SPAWNING)
+        try:
+            os.kill(victim._agent.call("Agent.info").pid, signal.SIGKILL)
+        except (BigmError, ProcessLookupError):
+            if victim.state is not State.STOPPED:
+                raise
         with contextlib.suppress(BigmError):  # why it stopped is for those who call it
             victim.wait(State.STOPPED, _KILL)
 

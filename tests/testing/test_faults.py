@@ -398,3 +398,24 @@ def test_on_local_a_kill_is_a_real_one_and_other_faults_are_refused() -> None:
         assert faults.kill() == machine.id
         assert stopped(machine).cause == "agent-lost"
         assert "killed by signal 9" in str(machine.error)
+
+
+def test_on_local_a_machine_that_has_just_been_started_can_be_killed() -> None:
+    faults = Faults(5)
+    with bigm.start("local") as cluster:
+        faults.watch(cluster)
+        [machine] = cluster.start(1, services={"C": Counter()})
+        assert faults.kill(machine) == machine.id
+        assert stopped(machine).cause == "agent-lost"
+
+
+def test_on_local_a_machine_that_ends_before_it_was_known_is_as_good_as_killed() -> None:
+    faults = Faults(5)
+    with bigm.start("local") as cluster:
+        faults.watch(cluster)
+        [machine] = cluster.start(1, services={"C": Counter()})
+        ending = threading.Timer(0.05, machine.cancel)
+        ending.start()
+        assert faults.kill(machine) == machine.id
+        assert machine.state is State.STOPPED
+        ending.join()
