@@ -7,6 +7,7 @@ Source: bigmachine cmd/multisys, which does it with a local cluster and one on E
 
 from __future__ import annotations
 
+import argparse
 import os
 
 import bigm
@@ -22,9 +23,10 @@ class Where:
 
 def main() -> None:
     """The driver's part."""
+    argparse.ArgumentParser(description="Open a cluster on local and one on inprocess.").parse_args()
     with bigm.start("local", name="processes") as processes, bigm.start("inprocess", name="threads") as threads:
         clusters = [processes, threads]
-        started = [(cluster, cluster.start(2, services={"Where": Where()})) for cluster in clusters]
+        started = [(cluster, cluster.start(cluster.nmach or 2, services={"Where": Where()})) for cluster in clusters]
         for cluster, machines in started:
             cluster.wait(machines)
             for machine in machines:
