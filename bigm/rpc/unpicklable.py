@@ -6,6 +6,7 @@ Plain pickle's errors name a type; a user wants to know which attribute of which
 from __future__ import annotations
 
 import inspect
+import io
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
@@ -13,6 +14,7 @@ from typing import Any, Optional
 from bigm.errors import NotPicklable
 from bigm.rpc import codec
 
+_FILE = "a file is streamed when it stands beside the other arguments; a service opens it in `setup`"
 _DEPTH = 32  # levels of attributes that the search goes down
 
 Parts = list[tuple[str, Any]]
@@ -35,13 +37,17 @@ def explained(attempt: str, roots: Sequence[tuple[str, Any]], error: BaseExcepti
     for name, value in roots:
         failure = _failure(value)
         if failure is not None:
-            path, reason = _search(name, value, failure)
-            return NotPicklable(f"{attempt}: {path}: {_said(reason)}")
+            path, part, reason = _search(name, value, failure)
+            return NotPicklable(f"{attempt}: {path}: {_said(reason)}", hint=_FILE if _is_file(part) else "")
     return NotPicklable(f"{attempt}: {_said(error)}")
 
 
-def _search(path: str, value: Any, failure: BaseException) -> tuple[str, BaseException]:
-    """Follow what cannot be pickled down to the innermost part that cannot."""
+def _is_file(value: Any) -> bool:
+    return isinstance(value, io.IOBase)
+
+
+def _search(path: str, value: Any, failure: BaseException) -> tuple[str, Any, BaseException]:
+    """Follow what cannot be pickled down to the innermost part that cannot: its path, itself, and why."""
     seen = {id(value)}
     for _ in range(_DEPTH):
         if isinstance(failure, NotPicklable) and "__reduce__" in vars(type(value)):
@@ -56,7 +62,7 @@ def _search(path: str, value: Any, failure: BaseException) -> tuple[str, BaseExc
                 break
         else:
             break
-    return path, failure
+    return path, value, failure
 
 
 def _parts(value: Any) -> Parts:

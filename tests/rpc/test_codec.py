@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 import threading
+import types
 from typing import Any
 
 import pytest
@@ -256,6 +257,16 @@ def test_what_a_function_would_take_along_is_named_when_it_cannot_be_pickled() -
         codec.dumps_call("S.f", (Config([lambda: LOCK]),), {})
     with pytest.raises(NotPicklable, match=r"argument 1, a default of its arguments\['a'\]: .*lock"):
         codec.dumps_call("S.f", (lambda lock=inner: lock,), {})
+
+
+def test_a_file_inside_of_something_is_told_where_files_belong() -> None:
+    hint = "a file is streamed when it stands beside the other arguments; a service opens it in `setup`"
+    with open(__file__, "rb") as file:
+        with pytest.raises(NotPicklable, match=r"argument 1\['file'\]: ") as argument:
+            codec.dumps_call("S.f", ({"file": file},), {})
+        with pytest.raises(NotPicklable, match=r"service 'S'\.handlers\[0\]: ") as service:
+            codec.dumps(types.SimpleNamespace(handlers=[file]), "service 'S'")
+    assert [argument.value.hint, service.value.hint] == [hint, hint]
 
 
 def test_a_structure_that_contains_itself_ends_the_search() -> None:
