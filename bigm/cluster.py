@@ -82,11 +82,16 @@ def start(system: str | System | None = None, name: str | None = None, **setting
 
 
 class Cluster(Groups):
-    """One driver's hold on its machines. A context manager, whose end is `shutdown`.
+    """One driver's hold on its machines. A context manager, whose end is `shutdown`. Opened by `bigm.start`.
 
     Args:
         system: where instances come from; owned and closed by the cluster.
-        settings: what it runs with.
+        settings: what it runs with, as `bigm.start` gathers them.
+    Attributes:
+        name: its name in messages and labels.
+        id: twelve hexadecimal digits, unlike any other cluster's.
+        machines: those started here that are not STOPPED, oldest first.
+        nmach: machines the user asked for; None where that is left to the program.
     """
 
     def __init__(self, system: System, settings: config.Settings) -> None:

@@ -84,6 +84,16 @@ class Machine(Peer):
         stop: ends the machine for the given cause; None for a machine that is not owned.
         procs: workers it has; 0 while that is not known.
         doubt: told of a client some of whose calls were lost; must `resolve` them unless the machine stops before.
+    Attributes:
+        id: its name within the cluster ("m0").
+        addr: its address, "host:port/m0".
+        state: UNSTARTED, STARTING, RUNNING or STOPPED.
+        cause: why it is STOPPED; None before.
+        error: the same with all that is known, to be raised; None before, and where it was shut down.
+        hostname: the name of its computer; "" while that is not known.
+        procs: workers it has; 0 while that is not known.
+        maxprocs: CPUs that its workers may use; before that is known, and where it was dialled, as `procs`.
+        owned: whether this cluster started it, and so ends it.
     """
 
     def __init__(
