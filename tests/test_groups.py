@@ -113,7 +113,7 @@ def test_an_exception_that_a_method_returns_is_a_result(cluster: bigm.Cluster) -
     assert str(error) == "fine"
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups are of Python 3.11")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups came with Python 3.11")
 def test_a_group_error_is_an_exception_group_that_can_be_split(cluster: bigm.Cluster) -> None:
     [machine, *_] = cluster.machines
     with pytest.raises(builtins.ExceptionGroup) as caught:  # type: ignore[attr-defined]
