@@ -60,15 +60,21 @@ def alternate(measures: Mapping[str, Callable[[], float]], repeats: int) -> dict
 
 def show(rows: list[Row]) -> str:
     """The rows as a Markdown table, aligned, so that it reads on a terminal too."""
-    head = ["what", "bigm", "limit beside it", "ratio", "reach", "aim", "reached", "note"]
-    lines = [head, *(_text(row) for row in rows)]
+    return table([texts(row) for row in rows])
+
+
+def table(rows: list[list[str]]) -> str:
+    """The same of rows whose cells are texts already."""
+    lines = [["what", "bigm", "limit beside it", "ratio", "reach", "aim", "reached", "note"], *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
     text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(text)
 
 
-def _text(row: Row) -> list[str]:
+def texts(row: Row) -> list[str]:
+    """A row's cells."""
+
     def bound(value: float | None) -> str:
         return "" if value is None else f"{'>=' if row.above else '<='} {value:g} {row.unit}"
 

@@ -3,6 +3,7 @@
 python benchmarks/run.py                       all of it
 python benchmarks/run.py pi machines           only these benchmarks
 python benchmarks/run.py --write               and keep the table, with date and machine, in docs/benchmarks.md
+python benchmarks/run.py executor --write      keep these rows only; the others stay as they were measured
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import sys
 import time
 from pathlib import Path
 
-from measure import Row, show
+from measure import Row, show, table, texts
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- results -->\n)(.*?)(<!-- end of results -->)", re.DOTALL)
 
 
 def names() -> list[str]:
@@ -56,12 +57,24 @@ def main() -> None:
         begin = time.monotonic()
         rows += importlib.import_module(name).rows(options.repeats)
         print(f"{name}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
-    table = show(rows)
-    print(table)
+    print(show(rows))
     if options.write:
         today = datetime.date.today().isoformat()
-        block = f"Measured {today} on {machine()}; load {os.getloadavg()[0]:.1f} when it ended.\n\n{table}\n"
-        PAGE.write_text(BLOCK.sub(lambda found: f"{found[1]}{block}{found[2]}", PAGE.read_text()))
+        which = f"{', '.join(options.names)}: measured" if options.names else "Measured"
+        said = f"{which} {today} on {machine()}; load {os.getloadavg()[0]:.1f} when it ended."
+        PAGE.write_text(BLOCK.sub(lambda found: found[1] + kept(found[2], said, rows) + found[3], PAGE.read_text()))
+
+
+def kept(block: str, said: str, rows: list[Row]) -> str:
+    """The page's block with *rows* in it: in the place of those of the same name, else behind all others."""
+    notes = [line for line in block.splitlines() if line and not line.startswith("|")]
+    old = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in block.splitlines()[2:] if line[:1] == "|"
+    ]
+    new = {row.what: texts(row) for row in rows}
+    lines = [new.pop(line[0], line) for line in old[2:]] + list(new.values())
+    whole = said.startswith("Measured")
+    return "\n\n".join([*([] if whole else notes), said, table(lines)]) + "\n"
 
 
 if __name__ == "__main__":
