@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,7 +87,14 @@ def _ends_its_threads_and_ports() -> Iterator[None]:
             f"port {port}" for port in _listening() - ports
         ]
 
-    eventually(lambda: not left(), 5.0, lambda: f"left behind by this module: {left()}")
+    eventually(lambda: not left(), 5.0, lambda: f"left behind by this module: {left()}\n{_stacks(threads)}")
+
+
+def _stacks(known: set[threading.Thread]) -> str:
+    """Where the threads are that are not *known*."""
+    frames = sys._current_frames()
+    new = [thread for thread in threading.enumerate() if thread not in known and thread.ident in frames]
+    return "\n".join(f"{each.name}:\n{''.join(traceback.format_stack(frames[each.ident]))}" for each in new)
 
 
 def _processes(mark: Path) -> list[str]:

@@ -206,18 +206,6 @@ def test_a_task_that_comes_before_the_loss_is_noticed_waits_for_the_replacement(
             assert pool.submit(tasks.here).result(20.0) != machine.id
 
 
-def test_a_lost_machine_of_another_cluster_cannot_be_replaced_and_that_is_said(cluster: bigm.Cluster) -> None:
-    system = InProcess()
-    with bigm.start(system, name="elsewhere") as elsewhere:
-        [machine] = elsewhere.start(1)
-        with cluster.executor([machine], replace=True) as pool:
-            assert pool.submit(tasks.here).result(20.0) == machine.id
-            system.kill(machine.id)
-            eventually(lambda: machine.state is bigm.State.STOPPED, 20.0)
-            with pytest.raises(bigm.MachineStopped, match="not started by cluster scheduler"):
-                pool.submit(tasks.here).result(20.0)
-
-
 def test_tasks_of_two_executors_do_not_wait_for_one_another(cluster: bigm.Cluster, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     with cluster.executor() as one, cluster.executor() as other:
