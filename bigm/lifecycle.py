@@ -1,4 +1,4 @@
-"""A machine's life as one table, and every cause of its death. Pure: no clock, socket or thread.
+"""A machine's life as one table. Pure: no clock, socket or thread.
 
 A machine moves through phases, each of which belongs to one of four states:
 
@@ -16,6 +16,8 @@ Source: bigmachine machine.go (State, loop), where a state could move back; dist
 from __future__ import annotations
 
 import enum
+
+from bigm.causes import Cause as Cause
 
 
 class State(enum.IntEnum):
@@ -107,56 +109,3 @@ TABLE = {**START, **_END, (Phase.ENDING, Event.GONE): (Phase.ENDED, (Action.SETT
 def step(phase: Phase, event: Event) -> tuple[Phase, tuple[Action, ...]]:
     """The phase after *event*, and what that calls for. An event that *phase* does not know is too late: no change."""
     return TABLE.get((phase, event), (phase, ()))
-
-
-class Cause(str, enum.Enum):
-    """Why a machine stopped: a stable word for programs. `sentence` says it to people."""
-
-    SHUTDOWN = "shutdown"
-    CANCELLED = "cancelled"
-    LAUNCH = "launch"
-    BOOT = "boot"
-    ENROL = "enrol"
-    IMPORT = "import"
-    SERVICE = "service"
-    SETUP = "setup"
-    EXIT = "exit"
-    SIGNAL = "signal"
-    MEMORY = "memory"
-    HUNG = "hung"
-    LEASE = "lease"
-    SLEPT = "slept"
-    DRIVER = "driver"
-    LIFETIME = "lifetime"
-    AGENT_LOST = "agent-lost"
-    GONE = "gone"
-
-    def __str__(self) -> str:
-        return self.value
-
-    @property
-    def sentence(self) -> str:
-        """The cause in plain words, lower case, no full stop."""
-        return _SENTENCES[self]
-
-
-_SENTENCES = {
-    Cause.SHUTDOWN: "it was shut down",
-    Cause.CANCELLED: "it was cancelled",
-    Cause.LAUNCH: "its instance could not be launched",
-    Cause.BOOT: "its instance was launched, but its agent never answered",
-    Cause.ENROL: "its agent could not be enrolled",
-    Cause.IMPORT: "the program could not be imported there",
-    Cause.SERVICE: "a service could not be rebuilt there",
-    Cause.SETUP: "the `setup` of a service failed or took too long",
-    Cause.EXIT: "a worker ended by itself",
-    Cause.SIGNAL: "a worker was killed by a signal",
-    Cause.MEMORY: "the kernel killed a worker for want of memory",
-    Cause.HUNG: "a worker stopped answering its agent",
-    Cause.LEASE: "the driver did not renew its lease in time",
-    Cause.SLEPT: "the driver's computer slept longer than the lease",
-    Cause.DRIVER: "the driver ended",
-    Cause.LIFETIME: "its maximum lifetime is over",
-    Cause.AGENT_LOST: "its agent is gone",
-    Cause.GONE: "its instance is gone",
-}

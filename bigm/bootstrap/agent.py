@@ -41,8 +41,8 @@ from bigm.bootstrap.records import (
     WorkerSpec,
     WorkerStatus,
 )
+from bigm.causes import Cause
 from bigm.errors import ConfigError, NotAllowed
-from bigm.lifecycle import Cause
 from bigm.parts import Parts
 from bigm.ring import Ring
 from bigm.rpc.identity import DRIVER, KEEPER, MACHINE, WORKER, Identity

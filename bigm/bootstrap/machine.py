@@ -23,7 +23,7 @@ from bigm.bootstrap.loop import Loop
 from bigm.bootstrap.port import Port, listen
 from bigm.bootstrap.processes import Processes, worker_command
 from bigm.bootstrap.records import Launch
-from bigm.lifecycle import Cause
+from bigm.causes import Cause
 
 _HELLO_DEADLINE = 10.0  # seconds a client has to send its ClientHello
 _LAST_REPLIES = 1.0  # seconds for the last replies to leave

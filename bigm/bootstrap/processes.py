@@ -19,8 +19,8 @@ from bigm.bootstrap.agent import Agent, Workers, program_text
 from bigm.bootstrap.control import FAILED, AgentEnd
 from bigm.bootstrap.loop import Loop
 from bigm.bootstrap.records import EXITED, SERVING, STARTING, WorkerSample, WorkerSpec, WorkerStatus
+from bigm.causes import Cause
 from bigm.errors import ConfigError
-from bigm.lifecycle import Cause
 
 _READ = 64 << 10  # bytes of output read at once
 _SPEC_TIMEOUT = 10.0  # seconds a worker may take to read its instructions, which nearly always fit into the channel

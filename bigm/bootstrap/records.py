@@ -181,7 +181,7 @@ class WorkerStatus(NamedTuple):
         exit_code: what it exited with, or None while it lives or when a signal ended it.
         signal: number of the signal that ended it, or None.
         oom: the kernel killed it for want of memory.
-        cause: one of `bigm.lifecycle`'s cause words once it is EXITED, else "".
+        cause: one of `bigm.causes`'s cause words once it is EXITED, else "".
         text: how it ended, in words for the user.
     """
 
@@ -202,7 +202,7 @@ class Report(NamedTuple):
     Args:
         version: counts changes of anything here but the log; ask for what is newer than this.
         state: SERVING or ENDING.
-        cause: why it is ENDING (`bigm.lifecycle`'s words), else "".
+        cause: why it is ENDING (`bigm.causes`'s words), else "".
         text: the same in words.
         workers: one status for each worker, by index.
         records: log from the asked offset on, oldest first, bounded.
