@@ -16,6 +16,7 @@ class Cause(str, enum.Enum):
     LAUNCH = "launch"
     BOOT = "boot"
     ENROL = "enrol"
+    SHIP = "ship"
     IMPORT = "import"
     SERVICE = "service"
     SETUP = "setup"
@@ -45,6 +46,7 @@ _SENTENCES = {
     Cause.LAUNCH: "its instance could not be launched",
     Cause.BOOT: "its instance was launched, but its agent never answered",
     Cause.ENROL: "its agent could not be enrolled",
+    Cause.SHIP: "what it was to run could not be brought there",
     Cause.IMPORT: "the program could not be imported there",
     Cause.SERVICE: "a service could not be rebuilt there",
     Cause.SETUP: "the `setup` of a service failed or took too long",

@@ -38,12 +38,13 @@ class Phase(enum.IntEnum):
     UNSTARTED = 0
     LAUNCHING = 1
     ENROLLING = 2
-    SPAWNING = 3
-    REGISTERING = 4
-    SETTING_UP = 5
-    SERVING = 6
-    ENDING = 7
-    ENDED = 8
+    SHIPPING = 3
+    SPAWNING = 4
+    REGISTERING = 5
+    SETTING_UP = 6
+    SERVING = 7
+    ENDING = 8
+    ENDED = 9
 
     @property
     def state(self) -> State:
@@ -64,6 +65,7 @@ class Event(enum.Enum):
     START = "the user asks for it"
     LAUNCHED = "the system says where its instance is"
     ENROLLED = "the agent answers under the machine's own name"
+    SHIPPED = "what it is to run is there, or need not be brought"
     SPAWNED = "every worker has imported the program"
     REGISTERED = "every worker has every service"
     READY = "every `setup` has returned"
@@ -78,6 +80,7 @@ class Action(enum.Enum):
 
     LAUNCH = "launch an instance"
     ENROL = "enrol it"
+    SHIP = "ship what it lacks of the bundle"
     SPAWN = "start its workers"
     REGISTER = "register the services"
     SET_UP = "run `setup`"
@@ -91,7 +94,8 @@ class Action(enum.Enum):
 START = {
     (Phase.UNSTARTED, Event.START): (Phase.LAUNCHING, (Action.LAUNCH,)),
     (Phase.LAUNCHING, Event.LAUNCHED): (Phase.ENROLLING, (Action.ENROL,)),
-    (Phase.ENROLLING, Event.ENROLLED): (Phase.SPAWNING, (Action.SPAWN,)),
+    (Phase.ENROLLING, Event.ENROLLED): (Phase.SHIPPING, (Action.SHIP,)),
+    (Phase.SHIPPING, Event.SHIPPED): (Phase.SPAWNING, (Action.SPAWN,)),
     (Phase.SPAWNING, Event.SPAWNED): (Phase.REGISTERING, (Action.REGISTER,)),
     (Phase.REGISTERING, Event.REGISTERED): (Phase.SETTING_UP, (Action.SET_UP,)),
     (Phase.SETTING_UP, Event.READY): (Phase.SERVING, (Action.OPEN_CALLS,)),

@@ -91,6 +91,7 @@ class Machine(Peer):
         cause: why it is STOPPED; None before.
         error: the same with all that is known, to be raised; None before, and where it was shut down.
         hostname: the name of its computer; "" while that is not known.
+        bundle: digest of the bundle that its workers run; "" where they run the driver's own environment.
         procs: workers it has; 0 while that is not known.
         maxprocs: CPUs that its workers may use; before that is known, and where it was dialled, as `procs`.
         owned: whether this cluster started it, and so ends it.
@@ -110,6 +111,7 @@ class Machine(Peer):
         self._doubt = doubt
         self.owned = stop is not None
         self.hostname = ""
+        self.bundle = ""
         self.maxprocs = procs
         self._board = board
         self._stop = stop

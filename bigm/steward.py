@@ -209,6 +209,8 @@ class Steward:
                 pass  # the cluster's, since one launch makes many instances
             case Action.ENROL:
                 self._in_pool(self._enrol, Cause.ENROL)
+            case Action.SHIP:
+                self.push(Event.SHIPPED)  # machines on this computer run the driver's own environment
             case Action.SPAWN:
                 self._in_pool(self._spawn, Cause.BOOT)
             case Action.REGISTER:

@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from bigm.lifecycle import TABLE, Action, Cause, Event, Phase, State, step
 
 EVENTS = st.lists(st.sampled_from(Event))
-GOOD_START = [Event.START, Event.LAUNCHED, Event.ENROLLED, Event.SPAWNED, Event.REGISTERED, Event.READY]
+GOOD_START = [
+    Event.START,
+    Event.LAUNCHED,
+    Event.ENROLLED,
+    Event.SHIPPED,
+    Event.SPAWNED,
+    Event.REGISTERED,
+    Event.READY,
+]
 
 
 def walk(events: list[Event]) -> list[Phase]:
@@ -22,7 +30,15 @@ def test_a_good_start_ends_in_running_and_lets_calls_out_once() -> None:
         phase, actions = step(phase, event)
         done += actions
     assert phase.state is State.RUNNING
-    assert done == [Action.LAUNCH, Action.ENROL, Action.SPAWN, Action.REGISTER, Action.SET_UP, Action.OPEN_CALLS]
+    assert done == [
+        Action.LAUNCH,
+        Action.ENROL,
+        Action.SHIP,
+        Action.SPAWN,
+        Action.REGISTER,
+        Action.SET_UP,
+        Action.OPEN_CALLS,
+    ]
 
 
 @given(EVENTS)

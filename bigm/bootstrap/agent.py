@@ -492,13 +492,13 @@ def agent_command(python: str) -> list[str]:
     return [python, "-I", "-S", "-c", program_text("bigm.bootstrap.machine", "main()")]
 
 
-def program_text(module: str, call: str) -> str:
-    """Source that imports *module* of this very bigm, wherever it lies, and calls something in it.
+def program_text(module: str, call: str, root: str = "") -> str:
+    """Source that imports *module* of the bigm in *root*, by default this very one, and calls something in it.
 
     The folder stands on `sys.path` for the import of `bigm` alone: whatever else lies beside it must not stand before
     the standard library, and no more must what lies in the working folder.
     """
-    root = os.path.dirname(os.path.dirname(os.path.abspath(bigm.__file__)))
+    root = root or os.path.dirname(os.path.dirname(os.path.abspath(bigm.__file__)))
     name = call.partition("(")[0]
     alone = f"import sys; sys.path[:] = [{root!r}, *filter(None, sys.path)]; import bigm; del sys.path[0]"
     return f"{alone}; from {module} import {name}; {call}"

@@ -15,13 +15,13 @@ import socket
 import sys
 import tempfile
 import time
-from typing import Callable, Optional
+from typing import Optional
 
 from bigm.bootstrap import descendants
 from bigm.bootstrap.agent import Agent
 from bigm.bootstrap.loop import Loop
 from bigm.bootstrap.port import Port, listen
-from bigm.bootstrap.processes import Processes, worker_command
+from bigm.bootstrap.processes import Command, Processes, worker_command
 from bigm.bootstrap.records import Launch
 from bigm.causes import Cause
 
@@ -31,7 +31,7 @@ _STOP_GRACE = 3.0  # seconds between SIGTERM to us and SIGKILL to our workers
 _OOM_SCORE = -500  # of -1000: who explains a death should not be the one who dies
 
 
-def main(command: Callable[[str, int], list[str]] = worker_command) -> None:
+def main(command: Command = worker_command) -> None:
     """Run an agent from the launch on standard input.
 
     Args:
@@ -52,7 +52,7 @@ def become(
     launch: Launch,
     listener: socket.socket,
     first_lease: float,
-    command: Callable[[str, int], list[str]] = worker_command,
+    command: Command = worker_command,
 ) -> None:
     """Be the agent until the machine ends. The ready line has been printed: clients wait in the backlog.
 
@@ -77,7 +77,7 @@ class _Machine:
         listener: socket.socket,
         first_lease: float,
         folder: str,
-        command: Callable[[str, int], list[str]],
+        command: Command,
     ) -> None:
         mark = descendants.machine_mark(secrets.token_bytes(8))
         self._loop = Loop()

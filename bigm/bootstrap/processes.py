@@ -28,15 +28,15 @@ _LOOP_TIMEOUT = 30.0  # seconds the loop may take to start a machine's workers
 _WORKER_OOM_SCORE = 500  # of 1000: when memory is short the kernel is to take a worker, not who explains its death
 
 
-def worker_command(python: str, fd: int) -> list[str]:
+def worker_command(spec: WorkerSpec, fd: int) -> list[str]:
     """The command that runs a worker whose control channel is descriptor *fd*.
 
     `-u`, because what a dying worker has in its buffers is never seen.
     """
-    return [python, "-u", "-c", program_text("bigm.worker.launcher", f"main({fd})")]
+    return [spec.python, "-u", "-c", program_text("bigm.worker.launcher", f"main({fd})", spec.root)]
 
 
-Command = Callable[[str, int], list[str]]
+Command = Callable[[WorkerSpec, int], list[str]]
 
 
 class Processes(Workers):
@@ -46,7 +46,7 @@ class Processes(Workers):
         loop: calls us.
         mark: value of BIGM_MACHINE in their environment.
         folder: the machine's own.
-        command: makes the command line from interpreter and descriptor.
+        command: makes the command line from specification and descriptor.
     """
 
     def __init__(self, loop: Loop, mark: str, folder: str, *, command: Command = worker_command) -> None:
@@ -240,7 +240,7 @@ class _Process:
                 out, out_end = _pipe(ours, theirs)
                 err, err_end = _pipe(ours, theirs)
                 process = subprocess.Popen(
-                    command(spec.python, channel_end.fileno()),
+                    command(spec, channel_end.fileno()),
                     stdin=subprocess.DEVNULL,
                     stdout=out_end,
                     stderr=err_end,

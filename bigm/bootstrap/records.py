@@ -146,6 +146,9 @@ class WorkerSpec(NamedTuple):
         heartbeat_lost: seconds without a beat after which the worker ends itself.
         timeouts: `bigm.timeouts`, by which it calls other machines; what is missing is as by default.
         restart: the driver starts it anew when it dies, which is not the end of the machine.
+        root: folder that has its `bigm`; "": the agent's own.
+        bundle: digest of what it runs, which it reports; "": the driver's own environment.
+        minor: version its Python must have, "3.11"; "": any.
     """
 
     proc: int
@@ -165,6 +168,9 @@ class WorkerSpec(NamedTuple):
     heartbeat_lost: float = 60.0
     timeouts: Mapping[str, float] = {}
     restart: bool = False
+    root: str = ""
+    bundle: str = ""
+    minor: str = ""
 
     def __repr__(self) -> str:
         return f"<WorkerSpec {self.identity}>"

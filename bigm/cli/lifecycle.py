@@ -38,6 +38,12 @@ MESSAGES = {
         Message("driver", "agent", "keepalive(seconds), from now on"),
         Message("driver", "agent", "watch(offset), from now on: logs and deaths"),
     ),
+    Action.SHIP: (
+        Message("driver", "agent", "where it is to run a bundle: extend, open a store"),
+        Message("driver", "agent", "have(digests)?, the parts that no machine has"),
+        Message("driver", "agent", "fetch(digests) from other machines"),
+        Message("driver", "agent", "lay out the program, make its environment"),
+    ),
     Action.SPAWN: (
         Message("driver", "agent", "start_workers(program, arguments, certificates)"),
         Message("agent", "worker", "fork, specification over a socket pair"),

@@ -57,6 +57,7 @@ class _Process:
         self._spec = spec
         credentials = Credentials(Identity.parse(spec.identity), spec.ca, spec.cert, spec.key)
         self._worker = Worker(credentials, procs=spec.procs, timeouts=spec.timeouts)
+        self._worker.supervisor.bundle = spec.bundle
         codec.Reader.home = self._worker.home  # in whatever thread: there is no other in this process
 
     def run(self) -> NoReturn:
@@ -69,6 +70,7 @@ class _Process:
         program.become_machine(self._serve)
         bigm.start = program.start  # else its lookup would import the driver's half
         try:
+            _check_python(self._spec.minor)
             program.import_main(self._spec.main)
         except ProgramError as error:
             self._channel.failed(str(error))
@@ -119,6 +121,20 @@ class _Process:
         self._worker.supervisor.teardown()
         self._worker.close()
         self.end(0)
+
+
+def _check_python(minor: str) -> None:
+    """Refuse another Python than the driver's: bytecode and extension modules of the bundle are for one minor version.
+
+    Raises:
+        ProgramError: this is another.
+    """
+    found = "{}.{}".format(*sys.version_info)
+    if minor not in ("", found):
+        raise ProgramError(
+            f"the worker's Python is {found} ({sys.executable}), and the bundle is for {minor}",
+            hint="`python` in the configuration names another interpreter",
+        )
 
 
 def _dress(spec: WorkerSpec) -> None:

@@ -32,6 +32,7 @@ class WorkerInfo:
         sys_path: `sys.path`.
         cwd: working folder.
         env: environment variables.
+        bundle: digest of the bundle it runs; "": the driver's own environment.
         packages: sha256, hexadecimal, over names and versions of all installed distributions: machines that agree in
             it have the same packages.
     """
@@ -45,6 +46,7 @@ class WorkerInfo:
     cwd: str
     env: Mapping[str, str]
     packages: str
+    bundle: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class TypeCount:
     size: int
 
 
-def info() -> WorkerInfo:
-    """What this process runs in."""
+def info(bundle: str = "") -> WorkerInfo:
+    """What this process runs in, and *bundle*."""
     return WorkerInfo(
         pid=os.getpid(),
         python=platform.python_version(),
@@ -68,6 +70,7 @@ def info() -> WorkerInfo:
         cwd=os.getcwd(),
         env=dict(os.environ),
         packages=_packages_digest(),
+        bundle=bundle,
     )
 
 

@@ -35,10 +35,12 @@ class Supervisor:
         peers: makes what `setup` of the services is given, from the two arguments of our own.
     Attributes:
         ready: the services are set up: other machines may call them, too.
+        bundle: digest of the bundle that this worker runs; "": the driver's own environment.
     """
 
     def __init__(self, server: Server, where: str, peers: Callable[[str, str], object]) -> None:
         self.ready = False
+        self.bundle = ""
         self._server = server
         self._where = where
         self._peers = peers
@@ -130,10 +132,10 @@ class Supervisor:
         return os.getpid()
 
     def info(self) -> WorkerInfo:
-        """What this worker runs in: Python, arguments, environment, packages."""
+        """What this worker runs in: Python, arguments, environment, packages, bundle."""
         from bigm.worker import report
 
-        return report.info()
+        return report.info(self.bundle)
 
     def statistics(self) -> dict[str, MethodStats]:
         """Calls answered by this worker, by method."""

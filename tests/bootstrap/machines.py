@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def agent_program() -> str:
     """Source of an agent whose workers are tiny ones."""
-    command = f"lambda python, fd: [python, '-u', {str(TINY_WORKER)!r}, str(fd)]"
+    command = f"lambda spec, fd: [spec.python, '-u', {str(TINY_WORKER)!r}, str(fd)]"
     return program_text("bigm.bootstrap.machine", f"main({command})")
 
 

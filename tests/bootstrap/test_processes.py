@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import subprocess
 import sys
 
 import pytest
 
-from bigm.bootstrap.processes import _Process
+from bigm.bootstrap.processes import _Process, worker_command
 from bigm.bootstrap.records import WorkerSpec
 from bigm.errors import ConfigError
 
@@ -35,9 +36,19 @@ def test_a_start_without_descriptors_is_said_and_leaves_none_open(spare: int) ->
         for _ in range(spare):
             os.close(filler.pop())
         with pytest.raises(ConfigError, match=r"cannot start worker 0: .*Too many open files"):
-            _Process(SPEC, lambda python, fd: [python, "-c", "pass"], {})
+            _Process(SPEC, lambda spec, fd: [spec.python, "-c", "pass"], {})
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for fd in filler:
             os.close(fd)
     assert descriptors() == before
+
+
+def test_a_workers_bigm_is_the_one_in_its_root(tmp_path):
+    (tmp_path / "bigm" / "worker").mkdir(parents=True)
+    (tmp_path / "bigm" / "__init__.py").touch()
+    (tmp_path / "bigm" / "worker" / "__init__.py").touch()
+    (tmp_path / "bigm" / "worker" / "launcher.py").write_text("def main(fd): print(__file__, fd)")
+    command = worker_command(SPEC._replace(root=str(tmp_path)), 7)
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    assert printed == f"{tmp_path}/bigm/worker/launcher.py 7\n"

@@ -349,3 +349,17 @@ def test_what_pickles_of_its_main_module_is_the_programs(start: Callable[..., Ru
     future = client.submit("Thing.cls", timeout=20.0)
     with pytest.raises((pickle.UnpicklingError, ImportError, AttributeError), match=r"Thing|__bigm_main__"):
         future.result(20.0)  # this driver has another main module, and none of that name
+
+
+def test_another_python_than_the_bundles_is_refused_before_the_program_is_imported(start: Callable[..., Running]):
+    worker = start("import os; os._exit(9)", minor="3.1")
+    state, text = worker.hears()
+    assert state == FAILED
+    assert "and the bundle is for 3.1" in text
+    assert worker.ended() == 1
+
+
+def test_it_reports_the_digest_of_the_bundle_it_runs(start: Callable[..., Running]):
+    minor = "{}.{}".format(*sys.version_info)
+    client = start(bundle="ab" * 32, minor=minor).serving()
+    assert client.call("Supervisor.info").bundle == "ab" * 32
