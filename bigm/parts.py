@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from bigm.errors import BigmError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+WRITTEN_THROUGH = 1 << 20  # bytes; smaller parts survive a crash of the computer by luck: syncing each is slow
 _CHUNK = 1 << 20
 
 
@@ -30,10 +31,13 @@ class Parts:
 
     Args:
         folder: where the parts are; made when the first one arrives.
+        incoming: a folder on the same disk, for what is being received; "": the same one. Processes that share parts
+            each have their own.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, incoming: str = "") -> None:
         self._folder = folder
+        self._incoming = incoming or folder
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -71,9 +75,10 @@ class Parts:
             if os.path.exists(path):
                 return os.path.getsize(path)
             try:
-                received = self._append(path, offset, data)
+                partial = self._partial(digest)
+                received = self._append(partial, offset, data)
                 if last and received == offset + len(data):
-                    self._finish(digest, path)
+                    self._finish(digest, partial, path)
             except OSError as error:
                 raise PartError(f"cannot keep part {digest[:12]} in {self._folder}: {error.strerror}") from error
             return received
@@ -91,15 +96,18 @@ class Parts:
         except FileNotFoundError:
             raise PartError(f"part {digest[:12]} is not here") from None
 
+    def _partial(self, digest: str) -> str:
+        return os.path.join(self._incoming, digest + ".part")
+
     def _received(self, digest: str) -> int:
         try:
-            return os.path.getsize(self.path(digest) + ".part")
+            return os.path.getsize(self._partial(digest))
         except OSError:
             return 0
 
-    def _append(self, path: str, offset: int, data: bytes) -> int:
+    def _append(self, partial: str, offset: int, data: bytes) -> int:
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        fd = os.open(path + ".part", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             received = os.fstat(fd).st_size
             if not offset <= received <= offset + len(data):
@@ -113,16 +121,17 @@ class Parts:
         finally:
             os.close(fd)
 
-    def _finish(self, digest: str, path: str) -> None:
+    def _finish(self, digest: str, partial: str, path: str) -> None:
         found = hashlib.sha256()
-        with open(path + ".part", "rb") as part:
+        with open(partial, "rb") as part:
             while True:
                 chunk = part.read(_CHUNK)
                 if not chunk:
                     break
                 found.update(chunk)
-            os.fsync(part.fileno())
+            if part.tell() >= WRITTEN_THROUGH:
+                os.fsync(part.fileno())
         if found.hexdigest() != digest:
-            os.unlink(path + ".part")
+            os.unlink(partial)
             raise PartError(f"part {digest[:12]} arrived as {found.hexdigest()[:12]}", hint="send it again")
-        os.rename(path + ".part", path)
+        os.rename(partial, path)

@@ -16,6 +16,7 @@ Source: bigmachine supervisor.go. Different: this runs beside the user's code, n
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import sys
@@ -50,6 +51,7 @@ from bigm.rpc.server import Server
 from bigm.rpc.tls import Credentials
 
 SERVICE = "Agent"
+INSTALLER = "Installer"  # what `Agent.extend` adds: `bigm.bootstrap.installer`
 MAX_LEASE = 3600.0  # seconds; a driver that wants more has forgotten what a lease is for
 _WATCH_BYTES = 256 << 10  # of log in one reply
 _MAX_WAIT = 60.0  # seconds of one watch
@@ -61,7 +63,7 @@ _OF_KEEPER = frozenset({"keepalive", "release", "ping"})
 _OF_PEERS = frozenset({"ping", "info", "have", "get"})
 _METHODS = (
     *("enrol", "info", "ping", "keepalive", "release"),
-    *("have", "put", "get"),
+    *("have", "put", "get", "extend"),
     *("start_workers", "stop_workers", "watch", "sample", "shutdown", "exit"),
 )
 
@@ -249,6 +251,20 @@ class Agent:
     def get(self, digest: str, offset: int, size: int) -> bytes:
         """Read a piece of a part, up to 4 MiB; see `bigm.parts.Parts.get`."""
         return self._parts.get(digest, offset, min(size, _GET_BYTES))
+
+    def extend(self, digest: str) -> None:
+        """Serve `Installer` too (`bigm.bootstrap.installer`), which can take a bundle. Again: nothing.
+
+        Args:
+            digest: the part that has what the agent's zip lacks, a zip as well; "" where all of bigm is here.
+        Raises:
+            PartError: that part is not here.
+        """
+        if digest:
+            self._parts.get(digest, 0, 1)
+            for package in (bigm, bigm.bootstrap, bigm.rpc):
+                package.__path__.append(os.path.join(self._parts.path(digest), *package.__name__.split(".")))
+        importlib.import_module("bigm.bootstrap.installer").serve(self.server, self._folder)
 
     def start_workers(self, specs: Sequence[WorkerSpec]) -> list[WorkerStatus]:
         """Start workers. Returns when they are processes; when they serve, `watch` tells.
@@ -438,7 +454,7 @@ class Agent:
                 raise NotAllowed(f"the machine is not enrolled yet: {service}.{method} is refused")
             return
         allowed = {KEEPER: _OF_KEEPER, MACHINE: _OF_PEERS, WORKER: _OF_PEERS}.get(peer.role, frozenset())
-        if not self._enrolled or service != SERVICE or method not in allowed:
+        if not self._enrolled or service not in (SERVICE, INSTALLER) or method not in allowed:
             raise NotAllowed(f"a {peer.role} may not call {service}.{method}")
 
     def _report(self, offset: int, limit: int) -> Report:

@@ -1,6 +1,8 @@
 """What the driver sends to an instance: boot as a program, and the agent as a zip of readable source.
 
-Both are deterministic: the same bigm makes the same bytes, so the digest may ride in the launch.
+A machine that is to take a bundle gets an extension besides: those modules that this needs and the agent has not.
+
+All are deterministic: the same bigm makes the same bytes, so the digest may ride in the launch.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import io
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from typing import Optional
 
 import bigm
@@ -20,6 +23,7 @@ from bigm.bootstrap.records import Launch
 BOOT_LIMIT = 4000  # bytes, gzipped, of boot with its certificates: user data has 16 KB, and more to say than this
 ZIP_LIMIT = 64 << 10  # bytes: sent to each instance before anything can begin
 _ENTRY = "bigm.bootstrap.machine"
+_EXTENSION = "bigm.bootstrap.installer"
 _LEFT_OUT = ("bigm.rpc.byvalue", "bigm.rpc.unpicklable")  # for what is no record: an agent sends nothing else
 _DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -30,18 +34,24 @@ def agent_zip() -> bytes:
 
     One stream over all files is a sixth smaller than a stream for each.
     """
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name in _files():
-            entry = zipfile.ZipInfo(f"bigm/{name}", _DATE)
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, _source(name))
-    return zlib.compress(buffer.getvalue(), 9)
+    return zlib.compress(_zip(_files(_ENTRY), zipfile.ZIP_STORED), 9)
 
 
 def agent_digest() -> str:
     """sha256 of `agent_zip`, hexadecimal, for `Launch.agent_digest`."""
     return hashlib.sha256(agent_zip()).hexdigest()
+
+
+@functools.lru_cache(maxsize=1)
+def extension_zip() -> bytes:
+    """What `Agent.extend` is told the digest of: a zip to import from, which travels to the agent as a part."""
+    files = sorted({*_files(_EXTENSION)} - {*_files(_ENTRY)})
+    return _zip(files, zipfile.ZIP_DEFLATED)
+
+
+def extension_digest() -> str:
+    """sha256 of `extension_zip`, hexadecimal."""
+    return hashlib.sha256(extension_zip()).hexdigest()
 
 
 def boot_program(launch: Launch) -> str:
@@ -53,10 +63,20 @@ def boot_program(launch: Launch) -> str:
     return f"{ast.unparse(tree)}\nboot(json.loads({launch.to_json()!r}))\n"
 
 
-def _files() -> list[str]:
-    """The files of bigm that `_ENTRY` imports, directly or not."""
+def _zip(files: Sequence[str], compression: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression, compresslevel=9) as archive:
+        for name in files:
+            entry = zipfile.ZipInfo(f"bigm/{name}", _DATE)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, _source(name), compression)
+    return buffer.getvalue()
+
+
+def _files(entry: str) -> list[str]:
+    """The files of bigm that *entry* imports, directly or not."""
     found: set[str] = set()
-    wanted = [_ENTRY]
+    wanted = [entry]
     while wanted:
         module = wanted.pop()
         name = _file(module)

@@ -110,7 +110,7 @@ class Server:
         self.name = name
         self.home: Optional[codec.Home] = None  # whose the arguments of calls become
         self.stats = CallStats()
-        self._credentials = credentials
+        self.credentials = credentials
         self._authorize = authorize
         self.accepts = accepts
         self._limits = limits or Limits()
@@ -174,7 +174,7 @@ class Server:
         Calls that run on them (this one may be one of them) are still answered; no further ones are started.
         """
         with self._lock:
-            self._credentials = credentials
+            self.credentials = credentials
             self._context = server_context(credentials)
             self._generation += 1
             old = [peer for peer in self._peers.values() if peer.generation < self._generation]
@@ -626,7 +626,7 @@ class Server:
     def _welcome(self, peer: Caller) -> None:
         """After the handshake: check who it is, greet, and serve."""
         try:
-            peer.identity = peer_identity(peer.connection.tls, self._credentials.identity.cluster)
+            peer.identity = peer_identity(peer.connection.tls, self.credentials.identity.cluster)
         except WireError as e:
             peer.connection.send([wire.goodbye(0, str(e))])
             self._discard(peer)

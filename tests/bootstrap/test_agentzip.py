@@ -10,7 +10,7 @@ import zipfile
 import zlib
 
 from bigm.authority import Authority
-from bigm.bootstrap.agentzip import BOOT_LIMIT, ZIP_LIMIT, agent_digest, agent_zip, boot_program
+from bigm.bootstrap.agentzip import BOOT_LIMIT, ZIP_LIMIT, agent_digest, agent_zip, boot_program, extension_zip
 from bigm.bootstrap.records import Launch
 
 
@@ -55,6 +55,17 @@ def test_the_agents_zip_is_the_same_each_time_and_holds_readable_source():
     with zipfile.ZipFile(io.BytesIO(zlib.decompress(agent_zip()))) as archive:
         assert b'"""' in archive.read("bigm/bootstrap/agent.py")
         assert "bigm/bootstrap/boot.py" not in archive.namelist()
+
+
+def test_the_extension_has_what_installs_a_bundle_and_nothing_that_the_agent_has(capsys):
+    with capsys.disabled():
+        print(f" [extension: {len(extension_zip())} bytes]", end="")
+    with zipfile.ZipFile(io.BytesIO(extension_zip())) as archive:
+        added = set(archive.namelist())
+    with zipfile.ZipFile(io.BytesIO(zlib.decompress(agent_zip()))) as archive:
+        there = set(archive.namelist())
+    assert {"bigm/bootstrap/installer.py", "bigm/manifest.py"} <= added
+    assert set() == added & there
 
 
 def test_boot_reads_the_very_launch_it_was_given():

@@ -1,0 +1,136 @@
+"""Takes a bundle on a machine: parts, trees of files, and the environment to run them in.
+
+It is not in the agent's zip. A driver that ships a bundle sends it after enrolment, with all it needs besides, and has
+the agent serve it (`Agent.extend`); machines that need no bundle never see it.
+
+Other machines may ask for parts (`have`, `get`); all else is the driver's.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Optional
+
+from bigm.bootstrap import folders, trees
+from bigm.bootstrap.store import Store
+from bigm.errors import BigmError
+from bigm.manifest import Manifest
+from bigm.rpc.server import Server
+
+SERVICE = "Installer"
+_METHODS = ("open", "have", "put", "put_many", "get", "lay_out")
+_GET_BYTES = 4 << 20  # of a part in one reply
+_MANIFEST_BYTES = 1 << 30  # of a manifest: any
+
+
+def serve(server: Server, folder: str) -> None:
+    """Register the installer with the agent's server; done once, however often.
+
+    Args:
+        server: the agent's.
+        folder: where the machine keeps its state.
+    """
+    server.register(SERVICE, Installer(server, folder), methods=_METHODS)
+
+
+class Installer:
+    """Installs bundles, as a service for the driver. Its methods take and return plain values.
+
+    Args:
+        server: the agent's, whose name and certificate other machines are asked with.
+        folder: where the machine keeps its state.
+    """
+
+    def __init__(self, server: Server, folder: str) -> None:
+        self._server = server
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._opened: Optional[Store] = None
+
+    def __repr__(self) -> str:
+        return f"<Installer of {self._server.name}: {self._opened}>"
+
+    def open(self, store: str = "", bound: int = 0, need: int = 0) -> dict[str, Any]:
+        """Choose where parts and what is made of them are kept. Before anything else; again, to have another place.
+
+        Args:
+            store: a folder shared by all machines of this user on that computer, kept after their end, "~" expanded; ""
+                is one of this machine's own.
+            bound: bytes that a shared store keeps at most of what nobody uses; 0: no bound.
+            need: bytes that must be free there.
+        Returns:
+            dict: "store": a random id that stays with the place, so that machines that have the same one share it;
+            "path": the folder; "free": bytes; "notes": sentences on the folders that were passed over.
+        Raises:
+            StoreError: there is none; each folder is named with what is wrong with it.
+        """
+        notes: list[str] = []
+        path = os.path.join(self._folder, "store")
+        if store:
+            path, notes = folders.choose(store, need)
+        with self._lock:
+            if self._opened is None or self._opened.path != path:
+                self._opened = Store(path, bound)
+            opened = self._opened
+        if bound:
+            threading.Thread(target=opened.trim, name="bigm-store-trim", daemon=True).start()
+        return {"store": opened.id, "path": path, "free": opened.free(), "notes": notes}
+
+    def have(self, digests: Iterable[str]) -> dict[str, int]:
+        """Which parts are missing here, each with the count of its bytes already received."""
+        return self._store.have(digests)
+
+    def put(self, digest: str, offset: int, data: bytes, last: bool) -> int:
+        """Take a piece of a part; see `bigm.parts.Parts.put`."""
+        return self._store.put(digest, offset, data, last=last)
+
+    def put_many(self, parts: Sequence[tuple[str, bytes]]) -> int:
+        """Take whole parts, as pairs of digest and content; how many those are."""
+        for digest, data in parts:
+            self._store.put(digest, 0, data, last=True)
+        return len(parts)
+
+    def get(self, digest: str, offset: int, size: int) -> bytes:
+        """Read a piece of a part, up to 4 MiB; see `bigm.parts.Parts.get`."""
+        return self._store.parts.get(digest, offset, min(size, _GET_BYTES))
+
+    def lay_out(self, manifest: str, shared: bool) -> str:
+        """Make files of a tree all of whose parts are here.
+
+        Args:
+            manifest: digest of its manifest.
+            shared: it is only read: once for all who use this store. Else it is this machine's own, made anew.
+        Returns:
+            str: path of the folder.
+        Raises:
+            PartError: a part is missing.
+            StoreError: the disk refuses it.
+        """
+        store = self._store
+        tree = Manifest.from_bytes(store.parts.get(manifest, 0, _MANIFEST_BYTES))
+        if not shared:
+            return self._lay_out_own(store, tree, manifest)
+
+        def make(path: str) -> Mapping[str, Any]:
+            trees.write(tree, store.parts, path, work=store.work)
+            return {"size": tree.size}
+
+        return store.keep(f"tree-{manifest}", make)[0]
+
+    def _lay_out_own(self, store: Store, tree: Manifest, manifest: str) -> str:
+        """In the machine's own folder, unless that is on a disk which is full or nothing can be run from."""
+        own = self._folder
+        if folders.noexec(own) or folders.free(own) < tree.size + folders.RESERVE:
+            own = store.work
+        path = os.path.join(own, f"tree-{manifest[:16]}")
+        if not os.path.isdir(path):  # else the reply of an earlier call was lost
+            trees.write(tree, store.parts, path, work=own)
+        return path
+
+    @property
+    def _store(self) -> Store:
+        if self._opened is None:
+            raise BigmError("this machine has no store yet", hint="call Installer.open first")
+        return self._opened

@@ -1,0 +1,296 @@
+"""A machine's store: parts and what is made of them, shared by the machines of one user on one computer.
+
+    parts/<sha256>            parts, whole and verified
+    kept/<name>/              trees and environments
+    kept/<name>.lock          the lock of each, which says what it is: shared by who uses it, exclusive to who makes it
+    users/<id>/               what one machine is receiving or making; removed with the machine, or by the next one
+    users/<id>.lock           locked for as long as that machine lives
+    id                        a random one: machines that read the same one share this store
+    boot-<host>               which boot of the computer the store was last opened in
+
+Several processes use it at the same time, and any of them may die at any moment. Locks end with who holds them; a name
+appears by one rename; what is in `users` belongs to one machine alone.
+
+Only big parts are written through to the disk, and nothing that is made of parts is: when the computer was started anew
+since, small parts are verified again and what was made before is made again, unless it has been written out meanwhile.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import hashlib
+import os
+import platform
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from bigm.bootstrap import folders
+from bigm.bootstrap.folders import StoreError
+from bigm.bootstrap.locks import Lock
+from bigm.parts import WRITTEN_THROUGH, PartError, Parts
+
+_FRESH = 3600.0  # seconds for which a part is kept that somebody sent or asked for
+
+
+class Store:
+    """One process's hold on a store; makes it when it is new.
+
+    Args:
+        path: its folder, one that `folders.check` finds nothing wrong with.
+        bound: bytes to which it is trimmed of what nobody uses; 0: not at all.
+    """
+
+    def __init__(self, path: str, bound: int = 0) -> None:
+        self.path = path
+        self.bound = bound
+        for name in ("parts", "kept", "users"):
+            os.makedirs(os.path.join(path, name), mode=0o700, exist_ok=True)
+        self._lock = threading.Lock()
+        self._used: dict[str, Lock] = {}
+        me = os.path.join(path, "users", secrets.token_hex(8))
+        with _Held(os.path.join(path, "lock")):
+            self._sweep()
+            self.id = self._identify()
+            self._verify_after_boot()
+            self._alive = Lock(f"{me}.lock")
+            self._alive.take(exclusive=True)
+            os.mkdir(me, 0o700)
+        self.work = me  # for what is not finished; on the store's disk
+        self.parts = Parts(os.path.join(path, "parts"), incoming=me)
+        self._pid = os.getpid()
+        atexit.register(self.close)
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}, in use: {len(self._used)}>"
+
+    def have(self, digests: Iterable[str]) -> dict[str, int]:
+        """Which parts are missing, each with the count of its bytes already received; the others are kept for now."""
+        wanted = list(digests)
+        missing = self.parts.have(wanted)
+        for digest in wanted:
+            if digest not in missing:
+                try:
+                    os.utime(self.parts.path(digest))
+                except FileNotFoundError:  # trimmed just now
+                    missing[digest] = 0
+        return missing
+
+    def put(self, digest: str, offset: int, data: bytes, *, last: bool) -> int:
+        """Take a piece of a part, as `Parts.put` does; makes room for it where the disk is full."""
+        try:
+            return self.parts.put(digest, offset, data, last=last)
+        except PartError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        self.trim(room=len(data) + folders.RESERVE)
+        try:
+            return self.parts.put(digest, offset, data, last=last)
+        except PartError as error:
+            raise PartError(
+                f"{error.message}: {self.free() >> 10} KiB are free, of {len(data) >> 10} KiB for this piece",
+                hint="make room there, or name another folder",
+            ) from error
+
+    def keep(self, name: str, make: Callable[[str], Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+        """What is kept under *name*: made once for all who share this store, and in use here until `close`.
+
+        Args:
+            name: a file name; the same name, the same content.
+            make: makes the folder that it is given, and says what is to be known of it: "size" in bytes at least.
+        Returns:
+            tuple: path of the folder, and what *make* said of it when that was.
+        """
+        path = os.path.join(self.path, "kept", name)
+        lock = Lock(f"{path}.lock")
+        try:
+            while True:
+                lock.take(exclusive=False)
+                if _stands(lock.read(), path):
+                    break
+                self._let_go(name)  # or we would wait for ourselves
+                lock.take(exclusive=True)
+                if not _stands(lock.read(), path):
+                    lock.write({})
+                    _remove(path)
+                    lock.write({**make(path), "boot": _boot()})
+        except BaseException:
+            lock.close()
+            raise
+        lock.touch()
+        self._use(name, lock)
+        return path, lock.read()
+
+    def find(self, name: str) -> dict[str, Any]:
+        """What is known of what is kept under *name*, which is in use from now on; empty: it is not here."""
+        path = os.path.join(self.path, "kept", name)
+        if not os.path.isdir(path):
+            return {}
+        lock = Lock(f"{path}.lock")
+        if lock.take(exclusive=False, wait=False) and _stands(lock.read(), path):
+            lock.touch()
+            self._use(name, lock)
+            return lock.read()
+        lock.close()
+        return {}
+
+    def free(self) -> int:
+        """Bytes that may still be written here."""
+        return folders.free(self.path)
+
+    def trim(self, room: int = 0) -> None:
+        """Remove what nobody uses, the longest unused first, down to the bound and until *room* bytes are free.
+
+        Nothing while another process does the same.
+        """
+        lock = Lock(os.path.join(self.path, "trim.lock"))
+        try:
+            if lock.take(exclusive=True, wait=False):
+                self._trim(room)
+        finally:
+            lock.close()
+
+    def close(self) -> None:
+        """Let go of all that was in use, and remove what was not finished."""
+        if os.getpid() != self._pid:
+            return  # forked: it is our parent's
+        atexit.unregister(self.close)
+        with self._lock:
+            used, self._used = self._used, {}
+        for lock in used.values():
+            lock.close()
+        shutil.rmtree(self.work, ignore_errors=True)
+        if self._alive.take(exclusive=True, wait=False):
+            self._alive.remove()
+
+    def _use(self, name: str, lock: Lock) -> None:
+        self._let_go(name)
+        with self._lock:
+            self._used[name] = lock
+
+    def _let_go(self, name: str) -> None:
+        with self._lock:
+            before = self._used.pop(name, None)
+        if before is not None:
+            before.close()
+
+    def _identify(self) -> str:
+        path = os.path.join(self.path, "id")
+        try:
+            with open(path, encoding="ascii") as file:
+                found = file.read()
+        except FileNotFoundError:
+            found = ""
+        if not found:
+            found = secrets.token_hex(8)
+            with open(path, "w", encoding="ascii") as file:
+                file.write(found)
+        return found
+
+    def _sweep(self) -> None:
+        """Remove what dead machines have left behind."""
+        users = os.path.join(self.path, "users")
+        for name in {each.partition(".")[0] for each in os.listdir(users)}:
+            lock = Lock(os.path.join(users, f"{name}.lock"))
+            if lock.take(exclusive=True, wait=False):
+                shutil.rmtree(os.path.join(users, name), ignore_errors=True)
+                lock.remove()
+            lock.close()
+
+    def _verify_after_boot(self) -> None:
+        path = os.path.join(self.path, f"boot-{platform.node()}")
+        now = _boot()
+        before = now
+        if os.path.exists(path):
+            with open(path, encoding="ascii") as file:
+                before = file.read()
+        if before != now:
+            for entry in os.scandir(os.path.join(self.path, "parts")):
+                if entry.stat().st_size < WRITTEN_THROUGH and _digest(entry.path) != entry.name:
+                    os.unlink(entry.path)
+        with open(path, "w", encoding="ascii") as file:
+            file.write(now)
+
+    def _trim(self, room: int) -> None:
+        found: list[tuple[float, int, str, bool]] = []
+        for entry in os.scandir(os.path.join(self.path, "parts")):
+            facts = entry.stat()
+            found.append((facts.st_mtime, facts.st_size, entry.path, True))
+        kept = os.path.join(self.path, "kept")
+        for name in {each[: -len(".lock")] if each.endswith(".lock") else each for each in os.listdir(kept)}:
+            path = os.path.join(kept, name)
+            lock = Lock(f"{path}.lock")
+            facts = os.stat(f"{path}.lock")
+            found.append((facts.st_mtime, int(lock.read().get("size", 0)), path, False))
+            lock.close()
+        total = sum(size for _, size, _, _ in found)
+        for _, size, path, is_part in sorted(found):
+            if not (self.bound and total > self.bound) and self.free() >= room:
+                return
+            if _drop_part(path) if is_part else self._drop(path):
+                total -= size
+
+    def _drop(self, path: str) -> bool:
+        """Remove what is kept there, unless somebody uses it."""
+        lock = Lock(f"{path}.lock")
+        try:
+            if not lock.take(exclusive=True, wait=False):
+                return False
+            lock.write({})
+            _remove(path)
+            lock.remove()
+            return True
+        finally:
+            lock.close()
+
+
+class _Held:
+    """A lock held for a block."""
+
+    def __init__(self, path: str) -> None:
+        self._lock = Lock(path)
+
+    def __enter__(self) -> None:
+        self._lock.take(exclusive=True)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+
+def _stands(record: Mapping[str, Any], path: str) -> bool:
+    written = bool(record) and (record.get("synced") or record.get("boot") == _boot())
+    return written and os.path.isdir(path)
+
+
+def _remove(path: str) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        raise StoreError(f"cannot remove {path}", hint="see what is in it")
+
+
+def _drop_part(path: str) -> bool:
+    try:
+        if time.time() - os.stat(path).st_mtime < _FRESH:
+            return False
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    return True
+
+
+def _digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def _boot() -> str:
+    """Which boot of this computer it is; "" where nobody tells."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
