@@ -72,3 +72,16 @@ def _behind(options: list[str], rest: list[str]) -> Split:
         else:
             arguments.append(word)
     return Split(options, program, arguments)
+
+
+def flags_of(options: Sequence[str]) -> dict[str, str]:
+    """What *options* say, by the names of settings: `["--nmach", "3", "--system=ssh"]` is `{"nmach": "3", ...}`.
+
+    Each has its value, behind it or behind a "="; of one that stands twice the last holds, as everywhere.
+    """
+    flags: dict[str, str] = {}
+    words = iter(options)
+    for word in words:
+        name, given, value = word.partition("=")
+        flags[name[2:].replace("-", "_")] = value if given else next(words)
+    return flags

@@ -73,10 +73,21 @@ def import_main(main: Main) -> None:
     module = ModuleType(MAIN)
     sys.modules[MAIN] = sys.modules["__main__"] = module
     try:
-        code = _code_from_path(main, module) if main.kind == "path" else _code_from_name(main, module)
-        exec(code, module.__dict__)
+        exec(main_code(main, module), module.__dict__)
     except BaseException as error:
         raise ProgramError(_said(main, error)) from error
+
+
+def main_code(main: Main, module: ModuleType) -> CodeType:
+    """The code of a main module, and what Python tells *module* about itself before it is executed there.
+
+    Args:
+        main: of kind "path" or "module".
+        module: new; its name may be another than "__main__".
+    Raises:
+        OSError, SyntaxError, ValueError, ModuleNotFoundError: as Python does; the user's fault.
+    """
+    return _code_from_path(main, module) if main.kind == "path" else _code_from_name(main, module)
 
 
 def _code_from_path(main: Main, module: ModuleType) -> CodeType:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigm.cli.arguments import ALSO_AFTER, split_arguments
+from bigm.cli.arguments import ALSO_AFTER, flags_of, split_arguments
 
 WORDS = st.text("ab-=", max_size=4)
 VALUES = st.text("xyz0", min_size=1, max_size=3)
@@ -73,3 +73,16 @@ def test_no_word_is_lost_or_made_up_but_the_dashes_and_a_glued_m(line: list[str]
     words = [*options, *([] if program is None else [program]), *arguments]
     assert sorted("".join(line).replace("-", "")) == sorted("".join(words).replace("-", ""))
     assert len(words) in range(len(line) - 1, len(line) + 2)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", {}),
+        ("--nmach 3 --system=ssh", {"nmach": "3", "system": "ssh"}),
+        ("--machine-output off --nmach 3 --nmach=4", {"machine_output": "off", "nmach": "4"}),
+        ("--nmach=", {"nmach": ""}),
+    ],
+)
+def test_options_are_read_by_the_names_of_settings(line: str, expected: dict[str, str]) -> None:
+    assert expected == flags_of(line.split())

@@ -1,0 +1,135 @@
+"""The program inside a self-contained pex: found in the environment that pex has made of the file, and executed.
+
+A pex has the program's tree as data, below `_bigm_program/`, beside what says how it is run (`program.json`) and what
+is in it (`manifest.json`, of which machines' bundles are made and which a start does not read). `bigm.bundle.pexfile`
+writes and reads the file; this module lies on the program's path and imports next to nothing.
+
+The program is to be the same as under `bigm run`: same main module, same order of `sys.path`, same traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType, TracebackType
+from typing import NamedTuple
+
+import bigm
+from bigm.bootstrap.records import Main
+from bigm.bundle.bundle import PROGRAM, SITE
+from bigm.worker import program as programs
+
+FOLDER = "_bigm_program"  # in the file, and in the site-packages of the environment made of it
+TREE = f"{FOLDER}/tree"
+FACTS = f"{FOLDER}/program.json"
+MANIFEST = f"{FOLDER}/manifest.json"
+FORMAT = 1  # of FACTS
+
+FILE_VARIABLE = "PEX"  # pex's own: the file that the environment was made of
+
+
+class Program(NamedTuple):
+    """A program inside a pex, as FACTS tells it.
+
+    Args:
+        main: how its main module is run; `value` (of kind "path") and `file` are paths in the tree.
+        sys_path: its order, as pairs of place (as in `Bundle.sys_path`) and path.
+        cwd: its working folder on machines, in the tree; "" is the tree's root.
+        python: minor version of Python it was made with, "3.11".
+    """
+
+    main: Main
+    sys_path: tuple[tuple[str, str], ...]
+    cwd: str
+    python: str
+
+    def to_json(self) -> str:
+        """The same text for the same program."""
+        return json.dumps({"format": FORMAT, **self._asdict()}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Program:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is something else, or of a later format.
+        """
+        facts = json.loads(text)
+        if facts["format"] != FORMAT:
+            raise ValueError(f"it has format {facts['format']}, and this is bigm {bigm.__version__}")
+        entries = tuple((str(place), str(path)) for place, path in facts["sys_path"])
+        return cls(Main(*facts["main"]), entries, str(facts["cwd"]), str(facts["python"]))
+
+
+def site_folder() -> str:
+    """Where bigm is installed: in a self-contained pex beside the program."""
+    return os.path.dirname(os.path.dirname(os.path.abspath(bigm.__file__)))
+
+
+def is_embedded() -> bool:
+    """Whether this process runs the program of a self-contained pex, and not merely its interpreter."""
+    file = os.path.abspath(getattr(sys.modules["__main__"], "__file__", None) or "")
+    return file.startswith(os.path.join(site_folder(), FOLDER) + os.sep)
+
+
+def find() -> Program:
+    """The program inside the pex that this process runs.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: there is none, or it is of a later version.
+    """
+    with open(os.path.join(site_folder(), FACTS), encoding="ascii") as file:
+        return Program.from_json(file.read())
+
+
+def run(program: Program, arguments: Sequence[str]) -> None:
+    """Run *program* as this process's main module, with *arguments* behind its name in `sys.argv`; its errors pass."""
+    tree = os.path.join(site_folder(), TREE)
+    sys.path[:] = search_path(program.sys_path, tree, site_folder(), sys.path)
+    main = program.main
+    file = os.path.join(tree, main.file)
+    main = main._replace(value=os.path.join(tree, main.value) if main.kind == "path" else main.value, file=file)
+    sys.argv[:] = [file, *arguments]
+    module = ModuleType("__main__")
+    boot, sys.modules["__main__"] = sys.modules["__main__"], module
+    led_here = (getattr(boot, "__file__", ""), __file__, programs.__file__, sys._getframe(1).f_code.co_filename)
+    sys.excepthook = _Hook(led_here)
+    exec(programs.main_code(main, module), module.__dict__)
+
+
+def search_path(entries: Sequence[tuple[str, str]], tree: str, site: str, current: Sequence[str]) -> list[str]:
+    """`sys.path` in the order that *entries* tell, from what this interpreter has.
+
+    Args:
+        entries: pairs of place and path.
+        tree: folder of the program's tree.
+        site: the environment's site-packages.
+        current: this interpreter's own; what of it is not of the environment is the standard library.
+    """
+    environment = os.path.dirname(os.path.dirname(os.path.dirname(site)))  # .../lib/python3.11/site-packages
+    rest = [entry for entry in current if not (entry + os.sep).startswith(environment + os.sep)]
+    found: list[str] = []
+    for place, path in entries:
+        if place in (PROGRAM, SITE):
+            found.append(os.path.join(tree if place == PROGRAM else site, path).rstrip(os.sep))
+        else:
+            found += rest
+    return list(dict.fromkeys(found))
+
+
+class _Hook:
+    """Shows an exception as Python does, without the frames that led to the program. `bigm.session` hooks before it.
+
+    Args:
+        own: files whose frames are not the program's.
+    """
+
+    def __init__(self, own: Sequence[str]) -> None:
+        self._own = frozenset(own)
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        while trace is not None and trace.tb_frame.f_code.co_filename in self._own:
+            trace = trace.tb_next
+        sys.__excepthook__(kind, error.with_traceback(trace), trace)

@@ -1,0 +1,49 @@
+"""A small virtual environment made without an index: distributions copied from the one that runs the tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+# What `bigm` and `pex` import, by name; the rest of what bigm depends on is for other systems.
+NEEDED = ("bigm", "cloudpickle", "cryptography", "pex", "psutil", "pyyaml", "requests", "typer")
+_LEFT_OUT = frozenset({"boto3"})
+
+
+def small_environment(folder: Path, *names: str) -> Path:
+    """Make a virtual environment in *folder* with these distributions and all they need; returns its interpreter."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for each in _closure([*NEEDED, *names]):
+        for file in each.files or ():
+            if "__pycache__" not in file.parts:
+                target = Path(os.path.normpath(site / file))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(str(each.locate_file(file)), target)
+    commands = [path for path in (folder / "bin").iterdir() if path.is_file() and not path.is_symlink()]
+    for path in commands:
+        text = path.read_bytes()
+        if text.startswith(b"#!"):
+            path.write_bytes(b"#!%s\n%s" % (os.fsencode(folder / "bin" / "python"), text.partition(b"\n")[2]))
+    return folder / "bin" / "python"
+
+
+def _closure(names: list[str]) -> list[Distribution]:
+    """The distributions of these names and, in turn, what each requires here; extras are not followed."""
+    found: dict[str, Distribution] = {}
+    while names:
+        name = re.sub("[-_.]+", "-", names.pop()).lower()
+        if name in found or name in _LEFT_OUT:
+            continue
+        found[name] = distribution(name)
+        for requirement in map(Requirement, found[name].requires or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                names.append(requirement.name)
+    return list(found.values())
