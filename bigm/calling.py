@@ -27,7 +27,7 @@ from bigm.errors import (
 )
 from bigm.groups import gather
 from bigm.rpc import interrupts
-from bigm.rpc.calls import notify_cancelled
+from bigm.rpc.calls import notify_cancelled, wait_done
 from bigm.rpc.client import Client
 from bigm.timeouts import Timeouts
 
@@ -411,12 +411,13 @@ class _Deferred(concurrent.futures.Future[Any]):
         return super().cancel() if inner is None else inner.cancel()
 
     def result(self, timeout: Optional[float] = None) -> Any:
-        try:
-            interrupts.in_slices(lambda slice: concurrent.futures.wait([self], slice).done, timeout)
-            return super().result(0.0)
-        except KeyboardInterrupt:  # as for `call`: who interrupts the waiting wants no answer
-            self.cancel()
-            raise
+        with interrupts.deferred():
+            try:
+                wait_done(self, timeout)
+            except KeyboardInterrupt:  # as for `call`: who interrupts the waiting wants no answer
+                self.cancel()
+                raise
+        return super().result(0.0)
 
     def _start(self, opened: concurrent.futures.Future[None]) -> None:
         with self._condition:

@@ -152,12 +152,21 @@ class CallFuture(concurrent.futures.Future):  # type: ignore[type-arg]  # generi
         return self._client.name
 
     def cancel(self) -> bool:
-        if not super().cancel():
-            return False
-        notify_cancelled(self)
-        if self.call is not None:
-            self._client._abandon(self.call)
-        return True
+        cancels = False
+        try:
+            with interrupts.deferred():  # else Ctrl-C could come between the mark and the word to the machine
+                with self._condition:
+                    if self._state == "PENDING":
+                        self._state, cancels = "CANCELLED", True
+                        self._condition.notify_all()
+                if cancels:
+                    notify_cancelled(self)
+                    if self.call is not None:
+                        self._client._abandon(self.call)
+        finally:
+            if cancels:  # user code: not deferred
+                self._invoke_callbacks()  # type: ignore[attr-defined]  # not in typeshed
+        return self.cancelled()
 
     @property
     def of_user(self) -> bool:
@@ -165,21 +174,22 @@ class CallFuture(concurrent.futures.Future):  # type: ignore[type-arg]  # generi
         return self._done is None
 
     def result(self, timeout: Optional[float] = None) -> Any:
-        try:
-            self._decode(timeout)
-        except KeyboardInterrupt:  # as for `call`: who interrupts the waiting wants no answer
-            self.cancel()
-            raise
+        with interrupts.deferred():
+            try:
+                self._decode(timeout)
+            except KeyboardInterrupt:  # as for `call`: who interrupts the waiting wants no answer
+                self.cancel()
+                raise
         return super().result(0.0)  # it was waited for
 
     def exception(self, timeout: Optional[float] = None) -> Optional[BaseException]:
-        self._decode(timeout)
+        with interrupts.deferred():
+            self._decode(timeout)
         return super().exception(0.0)
 
     def _decode(self, timeout: Optional[float]) -> None:
+        wait_done(self, timeout)
         with self._condition:
-            if self._state == "PENDING":
-                interrupts.in_slices(self._wait, timeout)
             raw, self._raw = self._raw, None
             if raw is None:
                 return
@@ -187,9 +197,6 @@ class CallFuture(concurrent.futures.Future):  # type: ignore[type-arg]  # generi
                 self._result = self._client._value(self._pending(), raw)
             except BaseException as e:  # noqa: BLE001  # it is the call's result
                 self._exception = e
-
-    def _wait(self, timeout: Optional[float]) -> bool:
-        return self._condition.wait_for(lambda: self._state != "PENDING", timeout)
 
     def _pending(self) -> Pending:
         assert self.call is not None
@@ -218,6 +225,43 @@ def notify_cancelled(future: concurrent.futures.Future[Any]) -> None:
     with future._condition:
         if future._state == "CANCELLED":
             future.set_running_or_notify_cancel()
+
+
+class _Gate:
+    """Where a thread sleeps until a future is done. It is one of the future's waiters, as those of `wait` are.
+
+    Ctrl-C can come at any moment of a condition's `wait`, also when it does not have its lock; a bare lock has no such
+    moments.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, timeout: Optional[float]) -> bool:
+        with interrupts.waiting():
+            return self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+
+    def add_result(self, future: concurrent.futures.Future[Any]) -> None:
+        self._lock.release()  # a future is done once
+
+    add_exception = add_cancelled = add_result
+
+
+def wait_done(future: concurrent.futures.Future[Any], timeout: Optional[float]) -> None:
+    """Wait until *future* is done, at most *timeout* seconds, without decoding anything; None: for ever."""
+    if future.done():
+        return
+    gate = _Gate()
+    with future._condition:
+        if future.done():
+            return
+        future._waiters.append(gate)  # type: ignore[arg-type]  # it is only ever told
+    try:
+        interrupts.in_slices(gate.wait, timeout)
+    finally:
+        with future._condition:
+            future._waiters.remove(gate)  # type: ignore[arg-type]
 
 
 class FutureCall(Pending):

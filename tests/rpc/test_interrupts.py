@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -16,14 +18,23 @@ from places import Place
 
 from bigm.rpc import interrupts
 from bigm.rpc.client import Client
+from bigm.rpc.current import current_call
 from waiting import eventually
 
 Make = Callable[..., Place]
 
 
 class Service:
+    def __init__(self) -> None:
+        self.held = self.cancelled = 0
+
     def echo(self, value: Any) -> Any:
         return value
+
+    def hold(self) -> None:
+        self.held += 1
+        if current_call().wait_cancelled(60.0):
+            self.cancelled += 1
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)  # the method is the work itself
@@ -129,6 +140,62 @@ def test_an_interrupted_submit_leaves_no_call_that_nobody_has(place: Make) -> No
     with pytest.raises(KeyboardInterrupt):
         client.submit("S.sleep", (1.5,), timeout=Late(60.0))
     assert 0 == client.in_flight
+
+
+class Presses:
+    """Presses Ctrl-C when a future's `result` begins to wait, and a second time *after* so many lines."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+        self.pressed = 0
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> Presses:
+        if self.pressed == 0 and frame.f_code.co_name == "wait_done":
+            self.pressed = 1
+            signal.raise_signal(signal.SIGINT)
+        elif self.pressed == 1 and event == "exception" and arg[0] is KeyboardInterrupt:
+            self.pressed = 2
+        elif self.pressed == 2 and event == "line" and "bigm" in frame.f_code.co_filename:
+            self.left -= 1
+            if self.left == 0:
+                self.pressed = 3
+                signal.raise_signal(signal.SIGINT)
+        return self
+
+
+def interrupt_twice(client: Client, service: Service, after: int) -> bool:
+    """Interrupt the waiting for a call, and once more so many lines later; whether there were as many."""
+    service.held = service.cancelled = 0
+    future = client.submit("S.hold")
+    eventually(lambda: service.held == 1)
+    presses = Presses(after)
+    sys.settrace(presses)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            future.result(20)
+    finally:
+        sys.settrace(None)
+    assert (True, 0) == (future.cancelled(), client.in_flight), f"a second Ctrl-C {after} lines later"
+    eventually(lambda: service.cancelled == 1, message=f"a second Ctrl-C {after} lines later")
+    return presses.pressed == 3
+
+
+def test_a_second_ctrl_c_never_keeps_the_first_from_cancelling_what_was_waited_for(place: Make) -> None:
+    service = Service()
+    client = place(S=service).client()
+    lines = next(after for after in itertools.count(1) if not interrupt_twice(client, service, after))
+    assert lines > 20, "so often it was pressed, each time a line later"
+
+
+def test_ctrl_c_in_a_callback_of_a_cancelled_future_comes_after_the_machine_was_told(place: Make) -> None:
+    service = Service()
+    client = place(S=service).client()
+    future = client.submit("S.hold")
+    eventually(lambda: service.held == 1)
+    future.add_done_callback(lambda future: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        future.cancel()
+    eventually(lambda: service.cancelled == 1)
 
 
 # ruff: noqa: PT012  # the sections are what raises
