@@ -264,7 +264,7 @@ class Agent:
             self._parts.get(digest, 0, 1)
             for package in (bigm, bigm.bootstrap, bigm.rpc):
                 package.__path__.append(os.path.join(self._parts.path(digest), *package.__name__.split(".")))
-        importlib.import_module("bigm.bootstrap.installer").serve(self.server, self._folder)
+        importlib.import_module("bigm.bootstrap.installer").serve(self.server, self._folder, self._mark)
 
     def start_workers(self, specs: Sequence[WorkerSpec]) -> list[WorkerStatus]:
         """Start workers. Returns when they are processes; when they serve, `watch` tells.

@@ -13,26 +13,27 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
-from bigm.bootstrap import folders, trees
+from bigm.bootstrap import folders, pythons, trees, venvs
 from bigm.bootstrap.store import Store
 from bigm.errors import BigmError
 from bigm.manifest import Manifest
 from bigm.rpc.server import Server
 
 SERVICE = "Installer"
-_METHODS = ("open", "have", "put", "put_many", "get", "lay_out")
+_METHODS = ("open", "have", "put", "put_many", "get", "lay_out", "find_environment", "environment", "pythons", "stdlib")
 _GET_BYTES = 4 << 20  # of a part in one reply
 _MANIFEST_BYTES = 1 << 30  # of a manifest: any
 
 
-def serve(server: Server, folder: str) -> None:
+def serve(server: Server, folder: str, mark: str) -> None:
     """Register the installer with the agent's server; done once, however often.
 
     Args:
         server: the agent's.
         folder: where the machine keeps its state.
+        mark: value of BIGM_MACHINE in what the machine starts.
     """
-    server.register(SERVICE, Installer(server, folder), methods=_METHODS)
+    server.register(SERVICE, Installer(server, folder, mark), methods=_METHODS)
 
 
 class Installer:
@@ -41,11 +42,13 @@ class Installer:
     Args:
         server: the agent's, whose name and certificate other machines are asked with.
         folder: where the machine keeps its state.
+        mark: value of BIGM_MACHINE in what the machine starts.
     """
 
-    def __init__(self, server: Server, folder: str) -> None:
+    def __init__(self, server: Server, folder: str, mark: str) -> None:
         self._server = server
         self._folder = folder
+        self._mark = mark
         self._lock = threading.Lock()
         self._opened: Optional[Store] = None
 
@@ -74,8 +77,7 @@ class Installer:
             if self._opened is None or self._opened.path != path:
                 self._opened = Store(path, bound)
             opened = self._opened
-        if bound:
-            threading.Thread(target=opened.trim, name="bigm-store-trim", daemon=True).start()
+        _trim_soon(opened)
         return {"store": opened.id, "path": path, "free": opened.free(), "notes": notes}
 
     def have(self, digests: Iterable[str]) -> dict[str, int]:
@@ -109,7 +111,7 @@ class Installer:
             StoreError: the disk refuses it.
         """
         store = self._store
-        tree = Manifest.from_bytes(store.parts.get(manifest, 0, _MANIFEST_BYTES))
+        tree = self._tree(manifest)
         if not shared:
             return self._lay_out_own(store, tree, manifest)
 
@@ -129,8 +131,60 @@ class Installer:
             trees.write(tree, store.parts, path, work=own)
         return path
 
+    def find_environment(self, key: str, python: str) -> dict[str, Any]:
+        """The environment of a dependency layer, if it was made here before: then none of the layer's parts is needed.
+
+        Args:
+            key: of the layer.
+            python: path of the interpreter it is for.
+        Returns:
+            dict: as of `environment`; empty when it has to be made.
+        """
+        return self._store.find(venvs.name_of(key, python))
+
+    def environment(self, manifest: str, key: str, python: str) -> dict[str, Any]:
+        """Make a virtual environment of a dependency layer, once for all who use this store. Takes seconds to minutes.
+
+        Args:
+            manifest: digest of the layer's manifest, all of whose parts are here.
+            key: of the layer.
+            python: path of the interpreter it is for.
+        Returns:
+            dict: "python": path of the environment's own; "version": its version; "stdlib" and "site": its `sys.path`,
+            the entries of the standard library and the others; "base"; "size" in bytes.
+        Raises:
+            PartError: a part is missing.
+            StoreError: the disk is full.
+            VenvError: there is no such interpreter, or pex does not make it for that one.
+        """
+        store = self._store
+
+        def make(path: str) -> Mapping[str, Any]:
+            return venvs.make(self._tree(manifest), store, python, path, self._mark)
+
+        made = store.keep(venvs.name_of(key, python), make)[1]
+        _trim_soon(store)
+        return made
+
+    def pythons(self, minor: str = "") -> list[dict[str, Any]]:
+        """The interpreters of this computer, as `bigm.bootstrap.pythons.find` tells of them."""
+        return pythons.find(minor)
+
+    def stdlib(self, python: str) -> list[str]:
+        """The entries of an interpreter's `sys.path` that are its standard library."""
+        found: list[str] = pythons.paths(python)["stdlib"]
+        return found
+
+    def _tree(self, manifest: str) -> Manifest:
+        return Manifest.from_bytes(self._store.parts.get(manifest, 0, _MANIFEST_BYTES))
+
     @property
     def _store(self) -> Store:
         if self._opened is None:
             raise BigmError("this machine has no store yet", hint="call Installer.open first")
         return self._opened
+
+
+def _trim_soon(store: Store) -> None:
+    if store.bound:
+        threading.Thread(target=store.trim, name="bigm-store-trim", daemon=True).start()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 class Lock:
-    """A file that can be locked: shared by those who use what it stands for, exclusively by who makes or removes that.
+    """A file that can be locked: shared by those who use what it is about, exclusively by who removes that.
 
     Not for several threads: each has its own, and they exclude one another as processes do.
 
@@ -78,3 +79,15 @@ class Lock:
             return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
         except FileNotFoundError:
             return False
+
+
+@contextlib.contextmanager
+def held(path: str) -> Iterator[None]:
+    """Hold a lock exclusively for a block; its file is there only meanwhile."""
+    lock = Lock(path)
+    try:
+        lock.take(exclusive=True)
+        yield
+        lock.remove()
+    finally:
+        lock.close()

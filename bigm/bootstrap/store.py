@@ -2,7 +2,8 @@
 
     parts/<sha256>            parts, whole and verified
     kept/<name>/              trees and environments
-    kept/<name>.lock          the lock of each, which says what it is: shared by who uses it, exclusive to who makes it
+    kept/<name>.lock          the lock of each, which says what it is: shared by its users, exclusive to who removes it
+    kept/<name>.making        locked by who makes it, while others wait
     users/<id>/               what one machine is receiving or making; removed with the machine, or by the next one
     users/<id>.lock           locked for as long as that machine lives
     id                        a random one: machines that read the same one share this store
@@ -31,7 +32,7 @@ from typing import Any
 
 from bigm.bootstrap import folders
 from bigm.bootstrap.folders import StoreError
-from bigm.bootstrap.locks import Lock
+from bigm.bootstrap.locks import Lock, held
 from bigm.parts import WRITTEN_THROUGH, PartError, Parts
 
 _FRESH = 3600.0  # seconds for which a part is kept that somebody sent or asked for
@@ -53,7 +54,7 @@ class Store:
         self._lock = threading.Lock()
         self._used: dict[str, Lock] = {}
         me = os.path.join(path, "users", secrets.token_hex(8))
-        with _Held(os.path.join(path, "lock")):
+        with held(os.path.join(path, "lock")):
             self._sweep()
             self.id = self._identify()
             self._verify_after_boot()
@@ -100,7 +101,7 @@ class Store:
         """What is kept under *name*: made once for all who share this store, and in use here until `close`.
 
         Args:
-            name: a file name; the same name, the same content.
+            name: a file name without a dot; the same name, the same content.
             make: makes the folder that it is given, and says what is to be known of it: "size" in bytes at least.
         Returns:
             tuple: path of the folder, and what *make* said of it when that was.
@@ -108,16 +109,13 @@ class Store:
         path = os.path.join(self.path, "kept", name)
         lock = Lock(f"{path}.lock")
         try:
-            while True:
-                lock.take(exclusive=False)
-                if _stands(lock.read(), path):
-                    break
-                self._let_go(name)  # or we would wait for ourselves
-                lock.take(exclusive=True)
-                if not _stands(lock.read(), path):
-                    lock.write({})
-                    _remove(path)
-                    lock.write({**make(path), "boot": _boot()})
+            lock.take(exclusive=False)
+            if not _stands(lock.read(), path):
+                with held(f"{path}.making"):
+                    if not _stands(lock.read(), path):
+                        lock.write({})
+                        _remove(path)
+                        lock.write({**make(path), "boot": _boot()})
         except BaseException:
             lock.close()
             raise
@@ -168,13 +166,9 @@ class Store:
             self._alive.remove()
 
     def _use(self, name: str, lock: Lock) -> None:
-        self._let_go(name)
-        with self._lock:
-            self._used[name] = lock
-
-    def _let_go(self, name: str) -> None:
         with self._lock:
             before = self._used.pop(name, None)
+            self._used[name] = lock
         if before is not None:
             before.close()
 
@@ -221,7 +215,7 @@ class Store:
             facts = entry.stat()
             found.append((facts.st_mtime, facts.st_size, entry.path, True))
         kept = os.path.join(self.path, "kept")
-        for name in {each[: -len(".lock")] if each.endswith(".lock") else each for each in os.listdir(kept)}:
+        for name in {each.partition(".")[0] for each in os.listdir(kept)}:
             path = os.path.join(kept, name)
             lock = Lock(f"{path}.lock")
             facts = os.stat(f"{path}.lock")
@@ -246,19 +240,6 @@ class Store:
             return True
         finally:
             lock.close()
-
-
-class _Held:
-    """A lock held for a block."""
-
-    def __init__(self, path: str) -> None:
-        self._lock = Lock(path)
-
-    def __enter__(self) -> None:
-        self._lock.take(exclusive=True)
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.close()
 
 
 def _stands(record: Mapping[str, Any], path: str) -> bool:

@@ -14,7 +14,7 @@ MTIME = 315532800  # 1980, for every file: bytecode made elsewhere of the same s
 _SMALL = 1 << 20  # bytes that are read and written at once
 
 
-def write(tree: Manifest, parts: Parts, folder: str, *, work: str) -> None:
+def write(tree: Manifest, parts: Parts, folder: str, *, work: str, link: bool = False) -> None:
     """Make the folder *folder* with the files of *tree*. What is there already is left.
 
     Args:
@@ -22,13 +22,14 @@ def write(tree: Manifest, parts: Parts, folder: str, *, work: str) -> None:
         parts: where they are.
         folder: to be made.
         work: a folder on the same disk for what is not finished.
+        link: nobody will write to it, and it will be gone soon: big files may be the parts themselves.
     Raises:
         PartError: a part is missing or damaged.
         StoreError: the disk refuses it.
     """
     unfinished = tempfile.mkdtemp(prefix="tree-", dir=work)
     try:
-        folders.attempt(f"lay out {tree.size >> 10} KiB", work, lambda: _fill(tree, parts, unfinished))
+        folders.attempt(f"lay out {tree.size >> 10} KiB", work, lambda: _fill(tree, parts, unfinished, link))
         try:
             os.rename(unfinished, folder)
         except OSError:
@@ -38,14 +39,24 @@ def write(tree: Manifest, parts: Parts, folder: str, *, work: str) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _fill(tree: Manifest, parts: Parts, folder: str) -> None:
+def _fill(tree: Manifest, parts: Parts, folder: str, link: bool) -> None:
     below = {os.path.dirname(file.path) for file in tree.files}
     for each in sorted(below):
         os.makedirs(os.path.join(folder, each), mode=0o755, exist_ok=True)
     for file in tree.files:
         path = os.path.join(folder, file.path)
+        if link and file.size > _SMALL and _link(parts.path(file.digest), path):
+            continue
         _copy(parts.path(file.digest), file, path)
         os.utime(path, (MTIME, MTIME))
+
+
+def _link(part: str, path: str) -> bool:
+    try:
+        os.link(part, path)
+        return True
+    except OSError:  # the part is missing, which copying it says better; or this disk has no links
+        return False
 
 
 def _copy(part: str, file: File, path: str) -> None:

@@ -1,0 +1,110 @@
+"""The interpreters of a computer: where they are found, and where they look for modules."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from bigm.bootstrap import report
+from bigm.errors import BigmError
+
+_ANSWER = 30.0  # seconds; on a slow network drive
+_AT_ONCE = 8
+
+# Where interpreters are that the PATH of a service or of ssh does not name.
+_PLACES = (
+    *("/usr/local/bin", "/usr/bin", "/opt/*/bin", "/opt/homebrew/bin", "/usr/local/opt/python@*/bin"),
+    *("~/.local/bin", "~/.pyenv/versions/*/bin", "~/.local/share/uv/python/*/bin"),
+    *("~/miniconda3/bin", "~/anaconda3/bin", "~/miniforge3/bin", "~/.conda/envs/*/bin"),
+    *("~/miniconda3/envs/*/bin", "~/anaconda3/envs/*/bin", "~/miniforge3/envs/*/bin"),
+)
+
+# What steers Pythons and pex, set by a user for something else.
+_FOREIGN = ("PEX", "__PEX", "PYTHON", "PIP_", "VIRTUAL_ENV", "CONDA_PREFIX", "__PYVENV")
+
+_PATHS = """
+import sys
+standard = [each for each in sys.path if each]
+import json, os, platform, site
+site.main()
+print(json.dumps({
+    "version": platform.python_version(),
+    "base": os.path.realpath(sys.base_prefix),
+    "stdlib": standard,
+    "site": [each for each in sys.path if each and each not in standard],
+}))
+"""
+
+
+class PythonError(BigmError):
+    """An interpreter does not run, or is none; the text has what it said. Another one may do."""
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment of this process without what steers Pythons and pex."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+
+
+def paths(python: str) -> dict[str, Any]:
+    """Where an interpreter looks for modules, whatever is set in the environment.
+
+    Args:
+        python: its path.
+    Returns:
+        dict: "stdlib" and "site": the entries of its `sys.path` that are the standard library, and the others;
+        "version" ("3.11.7"); "base": its installation, the same for all virtual environments that are made of it.
+    Raises:
+        PythonError: it does not run, or takes more than half a minute.
+    """
+    try:
+        done = subprocess.run(
+            [python, "-I", "-S", "-c", _PATHS], stdin=subprocess.DEVNULL, capture_output=True, timeout=_ANSWER
+        )
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+    except subprocess.TimeoutExpired:
+        raise PythonError(f"{python} did not answer within {_ANSWER:g} s") from None
+    except OSError as error:
+        raise PythonError(f"{python} cannot be run: {error.strerror}") from error
+    except ValueError:
+        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+        raise PythonError(f"{python} does not run as a Python: {said}") from None
+
+
+def find(minor: str = "") -> list[dict[str, Any]]:
+    """The interpreters of this computer, as `report.examine` tells of each: PATH first, virtual environments last.
+
+    What does not run is left out: pyenv's shims, for one, look like interpreters.
+
+    Args:
+        minor: those of one minor version, "3.11"; "": all.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    with ThreadPoolExecutor(_AT_ONCE, "bigm-pythons") as pool:
+        for answer in pool.map(report.examine, _candidates(minor)):
+            version = str(answer.get("version", ""))
+            if version.startswith(f"{minor}." if minor else "3."):
+                found.setdefault(str(answer["executable"]), dict(answer))
+    return sorted(found.values(), key=lambda each: _is_environment(str(each["path"])))
+
+
+def _candidates(minor: str) -> Sequence[str]:
+    """Paths that may be interpreters, each file once."""
+    names = [f"python{minor}", "python3", "python"] if minor else ["python3", "python3.?", "python3.??", "python"]
+    places = [*os.environ.get("PATH", os.defpath).split(os.pathsep), *map(os.path.expanduser, _PLACES)]
+    found: dict[str, str] = {}
+    for name in names:
+        for place in filter(os.path.isabs, places):
+            for path in sorted(glob.glob(os.path.join(place, name))):
+                if os.access(path, os.X_OK):  # an environment's Python is a link to its installation's, and another one
+                    found.setdefault(path if _is_environment(path) else os.path.realpath(path), path)
+    return list(found.values())
+
+
+def _is_environment(python: str) -> bool:
+    return os.path.exists(os.path.join(os.path.dirname(os.path.dirname(python)), "pyvenv.cfg"))

@@ -1,0 +1,71 @@
+"""Interpreters are found, and believed only when they run."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from bigm.bootstrap import pythons
+from bigm.bootstrap.pythons import PythonError
+
+
+@pytest.fixture
+def somewhere(tmp_path, monkeypatch):
+    """A PATH of one empty folder."""
+    monkeypatch.setattr(pythons, "_PLACES", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def script(path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_an_interpreter_is_found_by_its_minor_version_once(somewhere):
+    minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    base = os.path.realpath(sys.executable)
+    for name in (f"python{minor}", "python3", "python"):
+        os.symlink(base, somewhere / name)
+    (found,) = pythons.find(minor)
+    assert os.path.realpath(found["path"]) == base
+    assert found["version"] == ".".join(map(str, sys.version_info[:3]))
+    assert pythons.find("3.2") == []
+    assert [each["version"] for each in pythons.find()] == [found["version"]]
+
+
+def test_what_only_looks_like_an_interpreter_is_left_out(somewhere):
+    script(somewhere / "python3.11", "echo 'pyenv: python3.11: command not found' >&2; exit 127")
+    script(somewhere / "python3", "echo hello")
+    (somewhere / "python").write_text("no program")
+    assert pythons.find("3.11") == []
+    assert pythons.find() == []
+
+
+def test_virtual_environments_come_last(somewhere):
+    os.symlink(os.path.realpath(sys.executable), somewhere / "python3")
+    environment = somewhere / "environment" / "bin"
+    environment.mkdir(parents=True)
+    (environment.parent / "pyvenv.cfg").write_text(f"home = {os.path.dirname(os.path.realpath(sys.executable))}\n")
+    os.symlink(os.path.realpath(sys.executable), environment / "python3")
+    os.environ["PATH"] = f"{environment}:{somewhere}"
+    assert [str(somewhere / "python3"), str(environment / "python3")] == [each["path"] for each in pythons.find()]
+
+
+def test_an_interpreters_paths_do_not_depend_on_the_environment(monkeypatch):
+    expected = pythons.paths(sys.executable)
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    assert expected == pythons.paths(sys.executable)
+    assert os.path.dirname(os.__file__) in expected["stdlib"]
+    assert not {*expected["stdlib"]} & {*expected["site"]}
+
+
+def test_what_does_not_run_says_why(tmp_path):
+    script(tmp_path / "python3", "echo 'no such thing' >&2; exit 3")
+    with pytest.raises(PythonError, match="does not run as a Python: no such thing"):
+        pythons.paths(str(tmp_path / "python3"))
+    with pytest.raises(PythonError, match="cannot be run: No such file"):
+        pythons.paths(str(tmp_path / "python4"))
