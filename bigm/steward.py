@@ -328,7 +328,7 @@ class Steward:
         self.machine._lease = lease
         common.leases.hold(lease)
         if common.keeper is not None:
-            common.keeper.add(self.machine.id, self.machine._locator, lease.seconds)
+            common.keeper.add(self.machine.id, common.system.keeper_address(self.instance), lease.seconds)
 
     def _spawn(self) -> None:
         common, machine = self._common, self.machine

@@ -11,10 +11,11 @@ import ast
 import functools
 import hashlib
 import io
+import json
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Optional
 
 import bigm
@@ -56,11 +57,24 @@ def extension_digest() -> str:
 
 def boot_program(launch: Launch) -> str:
     """Source of a program that is boot with *launch* in it: for user data, a pipe, or `python3 -I -S -c`."""
-    tree = ast.parse(_source("bootstrap/boot.py"))
+    return f"{_stripped('bootstrap/boot.py')}\nboot(json.loads({launch.to_json()!r}))\n"
+
+
+def host_program(request: Mapping[str, object]) -> str:
+    """Source of a program that is `bigm.bootstrap.onhost` with *request* in it; where it starts agents, with boot."""
+    if request["do"] == "start":
+        request = {**request, "boot": _stripped("bootstrap/boot.py")}
+    return f"{_stripped('bootstrap/onhost.py')}\nmain(json.loads({json.dumps(request)!r}))\n"
+
+
+@functools.cache
+def _stripped(name: str) -> str:
+    """Source of a file without what only its readers need."""
+    tree = ast.parse(_source(name))
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             del node.body[0]
-    return f"{ast.unparse(tree)}\nboot(json.loads({launch.to_json()!r}))\n"
+    return ast.unparse(tree)
 
 
 def _zip(files: Sequence[str], compression: int) -> bytes:

@@ -20,23 +20,22 @@ import tempfile
 import threading
 import time
 import zlib
-from typing import Any
+from typing import Any, Optional
 
 PATIENCE = 60  # seconds without a byte before a connection is given up
 LARGEST = 1 << 20  # bytes of an agent
 AT_ONCE = 64  # connections; more are refused
 
 
-def boot(launch: "dict[str, Any]") -> None:
-    """Listen, take the agent from the driver, and be it; `launch` is a `records.Launch` as a dictionary."""
+def boot(launch: "dict[str, Any]", listener: "Optional[socket.socket]" = None) -> None:
+    """Listen, take the agent from the driver, and be it; `launch` is a `records.Launch` as a dictionary.
+
+    A *listener* is somebody else's, who has said where it is.
+    """
     end = time.monotonic() + launch["first_lease"]
     signal.alarm(int(launch["first_lease"]) + 1)  # nobody comes: the end, whatever is waited for
     context = make_context(launch)
-    listener = socket.socket(socket.AF_INET6 if ":" in launch["host"] else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((launch["host"], launch["port"]))
-    listener.listen(512)
-    print(json.dumps({"port": listener.getsockname()[1], "pid": os.getpid()}), flush=True)
+    listener = listener or listen(launch)
     agents: list[tuple[bytes, ssl.SSLSocket]] = []
     done, slots = socket.socketpair(), threading.BoundedSemaphore(AT_ONCE)
 
@@ -71,6 +70,16 @@ def boot(launch: "dict[str, Any]") -> None:
     sys.path.remove(path)
     signal.alarm(0)
     machine.become(records.Launch(**launch), listener, end)
+
+
+def listen(launch: "dict[str, Any]") -> socket.socket:
+    """Open the machine's port, and say which."""
+    listener = socket.socket(socket.AF_INET6 if ":" in launch["host"] else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((launch["host"], launch["port"]))
+    listener.listen(512)
+    print(json.dumps({"port": listener.getsockname()[1], "pid": os.getpid()}), flush=True)
+    return listener
 
 
 def make_context(launch: "dict[str, Any]") -> ssl.SSLContext:

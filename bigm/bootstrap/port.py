@@ -133,7 +133,7 @@ class Port:
         loop.watch(listener.fileno(), self._accept)
 
     def __repr__(self) -> str:
-        return f"<Port {self.address} waiting={len(self._waiting)}>"
+        return f"<Port {self._listener.getsockname()} waiting={len(self._waiting)}>"
 
     @property
     def address(self) -> tuple[str, int]:

@@ -49,7 +49,7 @@ def run(
     program: Annotated[str, typer.Argument(metavar="PROGRAM", hidden=True)],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS", hidden=True)] = None,
     system: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Where machines come from: local, inprocess.")
+        str | None, typer.Option(metavar="NAME", help="Where machines come from: local, inprocess, ssh.")
     ] = None,
     nmach: Annotated[
         str | None, typer.Option(metavar="N", help="How many machines, where the program does not say.")

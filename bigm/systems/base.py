@@ -17,7 +17,11 @@ from typing import ClassVar, Literal, Protocol
 from bigm.bootstrap.records import Launch
 from bigm.errors import ConfigError, SystemFault
 
-_OWN = {"local": "bigm.systems.local:Local", "inprocess": "bigm.systems.inprocess:InProcess"}
+_OWN = {
+    "local": "bigm.systems.local:Local",
+    "inprocess": "bigm.systems.inprocess:InProcess",
+    "ssh": "bigm.systems.ssh.system:Ssh",
+}
 
 STARTING = "starting"
 RUNNING = "running"
@@ -157,6 +161,10 @@ class System(abc.ABC):
         Raises:
             OSError: refused, unreachable or too late, as the socket said it; trying again can help.
         """
+
+    def keeper_address(self, instance: Instance) -> str:
+        """Where the driver's keeper, another process, dials the agent: "host:port", or the path of a unix socket."""
+        return instance.locator
 
     @abc.abstractmethod
     def terminate(self, ids: Iterable[str]) -> dict[str, SystemFault | None]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from bigm.authority import Authority
-from bigm.bootstrap.agentzip import agent_zip
+from bigm.bootstrap.agentzip import agent_digest, agent_zip
 from bigm.bootstrap.enrol import open_agent
 from bigm.bootstrap.records import Info, Launch
 from bigm.errors import Unreachable
@@ -57,6 +57,7 @@ def _check(system: System, authority: Authority, timeout: float) -> None:
         ca=bootstrap.ca.decode(),
         cert=bootstrap.cert.decode(),
         key=bootstrap.key.decode(),
+        agent_digest="" if system.capabilities.local else agent_digest(),
         first_lease=timeout,
     )
     launched = system.launch(2, Spec(), boot, launch)

@@ -34,7 +34,7 @@ class Booted(Machine):
     def __init__(self, place: Place, python: str, **fields) -> None:
         fields = {"parent_pipe": False, "local": False, "agent_digest": agent_digest(), **fields}
         launch, bootstrap = place.launch(**fields)
-        command = f"lambda python, fd: [python, '-u', {str(TINY_WORKER)!r}, str(fd)]"
+        command = f"lambda spec, fd: [spec.python, '-u', {str(TINY_WORKER)!r}, str(fd)]"
         program = boot_program(launch).replace("listener, end)", f"listener, end, {command})")
         place.machines.append(self)
         super().__init__(place, "m0", launch, bootstrap, [python, "-I", "-S", "-"], program)

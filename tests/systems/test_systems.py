@@ -46,7 +46,7 @@ def test_a_system_that_launches_twice_breaks_the_contract() -> None:
 def test_a_system_is_found_by_name_and_the_known_ones_are_named() -> None:
     assert Local is find_system("local")
     assert InProcess is find_system("inprocess")
-    with pytest.raises(ConfigError, match=r"no system called 'lokal'.*inprocess, local"):
+    with pytest.raises(ConfigError, match=r"no system called 'lokal'.*inprocess, local, ssh"):
         find_system("lokal")
 
 

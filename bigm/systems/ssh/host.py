@@ -1,0 +1,347 @@
+"""One host and the machines of one cluster on it: starts them, asks after them, ends them, and leads to their ports.
+
+Everything goes through one master connection, made when needed and made again when it is lost. What many ask at the
+same moment is asked once: fifty machines that lose their connection together have one question.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from bigm.bootstrap.agentzip import host_program
+from bigm.bootstrap.onhost import WORD
+from bigm.bootstrap.records import Launch
+from bigm.errors import BootError, SystemFault
+from bigm.systems.base import ENDED, RUNNING, Instance
+from bigm.systems.ssh.master import Master, await_open
+
+DIAL = 20.0  # seconds to connect to a host, with jumps and all
+_START = 60.0  # seconds for a host to start its agents
+_ASK = 30.0  # seconds for a host to answer a question; ending machines takes it 12 at most
+_FRESH = 0.5  # seconds for which an answer holds
+_PYTHONS = ("python3.13", "python3.12", "python3.11", "python3.10", "python3.9", "python3")
+_FOLDERS = ("/usr/local/bin", "/opt/homebrew/bin", "/usr/bin")  # where a login that is none does not look
+_TOO_OLD = 77
+_NO_PYTHON = 76
+_FAILED = 70  # exit code of `bigm.bootstrap.onhost`
+
+# In double quotes of a shell, and, with all of the script, in single quotes of another, whichever the login's is.
+_PROGRAM = f"import sys; sys.version_info < (3, 9) and sys.exit({_TOO_OLD}); import ssl; exec(sys.stdin.read())"
+_SCRIPT = (
+    'for p in $PYTHONS; do command -v "$p" >/dev/null 2>&1 || continue; '
+    f'"$p" -I -S -c "{_PROGRAM}"; r=$?; '
+    f'case $r in 0|{_FAILED}) exit $r;; {_TOO_OLD}) echo "$p is older than Python 3.9" >&2;; esac; '
+    f'done; echo "tried: $PYTHONS" >&2; exit {_NO_PYTHON}'
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Resident:
+    """An agent on a host, as its record there tells.
+
+    Args:
+        index: its number on this host; no other of the cluster has it.
+        launch: the launch it came from.
+        address: where it listens there: the path of a unix socket, or "host:port".
+        pid: its process id.
+        state: RUNNING or ENDED.
+        said: why it failed, or its standard error.
+    """
+
+    index: int
+    launch: str
+    address: str
+    pid: int
+    state: str = RUNNING
+    said: str = ""
+
+
+class Host:
+    """One host, for one cluster.
+
+    Args:
+        name: as ssh is told it.
+        cluster: the cluster's id.
+        folder: for the sockets on this computer.
+        number: of the host among all; names its sockets.
+        config: path of an ssh configuration, or "".
+        python: the interpreter for agents there, or "" for the first that will do.
+        direct: agents listen on the address by which ssh came, not on a unix socket.
+        relay: path of the local socket that leads machines to others, or "".
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cluster: str,
+        folder: str,
+        number: int,
+        *,
+        config: str = "",
+        python: str = "",
+        direct: bool = False,
+        relay: str = "",
+    ) -> None:
+        self.name = name
+        self.master = Master(name, folder, f"h{number}", config=config)
+        self.folder = ""  # of the cluster, there
+        self._cluster = cluster
+        self._sockets = os.path.join(folder, f"s{number}-")
+        self._pythons = [python] if python else [*_PYTHONS, *(f"{folder}/python3" for folder in _FOLDERS)]
+        self._direct = direct
+        self._relay = relay
+        self._lock = threading.Lock()
+        self._residents: dict[int, Resident] = {}
+        self._ways = threading.Lock()
+        self._looks: _Shared[None] = _Shared(_FRESH)
+        self._ends: _Gathered = _Gathered(self._end_now)
+
+    def __repr__(self) -> str:
+        return f"<Host {self.name}: {len(self.residents)} machines>"
+
+    @property
+    def residents(self) -> list[Resident]:
+        """The agents that were started here and not ended through us, in their order."""
+        with self._lock:
+            return [self._residents[index] for index in sorted(self._residents)]
+
+    def start(self, count: int, boot: Launch, indices: Sequence[int]) -> list[Resident]:
+        """Start agents, in one command.
+
+        Args:
+            count: how many.
+            boot: what each is given.
+            indices: *count* numbers that no other has, or had.
+        Raises:
+            SystemFault: the host cannot be reached, or has started none.
+        """
+        request = {
+            "do": "start",
+            "launch": {**boot._asdict(), "ca": boot.ca, "host": "", "port": 0},
+            "folder": self.folder,
+            "indices": list(indices)[:count],
+            "direct": self._direct,
+        }
+        place, *records = self._ask(request, _START)
+        self.folder = place["folder"]
+        residents = [_resident(record) for record in records]
+        with self._lock:
+            self._residents.update((resident.index, resident) for resident in residents)
+        self.lead()
+        return residents
+
+    def lead(self) -> None:
+        """Make the local sockets that lead to the agents, and the one there that leads back.
+
+        Raises:
+            SystemFault: ssh would not.
+        """
+        with self._ways:
+            living = [resident for resident in self.residents if resident.state == RUNNING]
+            missing = [resident for resident in living if not _answers(self.way(resident.index))]
+            if missing:
+                self.master.forward((self.way(resident.index), resident.address) for resident in missing)
+
+    def way(self, index: int) -> str:
+        """Path of the local socket that leads to an agent."""
+        return f"{self._sockets}{index}"
+
+    def connect(self, index: int, timeout: float) -> socket.socket:
+        """Connect to an agent, through a connection that is made again if it was lost.
+
+        Raises:
+            OSError: it cannot be reached now.
+        """
+        try:
+            return unix_connect(self.way(index), timeout)
+        except (FileNotFoundError, ConnectionRefusedError):
+            pass
+        try:
+            await_open(self.master, min(timeout, DIAL), tries=1)
+            self.lead()
+        except SystemFault as error:
+            raise ConnectionError(str(error)) from error
+        return unix_connect(self.way(index), timeout)
+
+    def look(self) -> list[Resident]:
+        """Ask the host which of its agents live.
+
+        Raises:
+            SystemFault: the host does not tell.
+        """
+        self._looks.get(self._look_now)
+        return self.residents
+
+    def end(self, indices: Iterable[int]) -> dict[int, str]:
+        """End agents, and see that nothing is left of them; says for each what is, or "".
+
+        Raises:
+            SystemFault: the host does not answer.
+        """
+        return self._ends.get(indices)
+
+    def request(self, request: Mapping[str, object]) -> list[dict[str, Any]]:
+        """Ask `bigm.bootstrap.onhost` for something.
+
+        Raises:
+            SystemFault: as `start`.
+        """
+        return self._ask(request, _ASK)
+
+    def close(self) -> None:
+        """End the connection."""
+        self.master.close()
+
+    def _look_now(self) -> None:
+        asked = self.residents
+        found = {}
+        if any(resident.state == RUNNING for resident in asked):
+            found = {record["index"]: record for record in self._ask({"do": "look", "cluster": self._cluster}, _ASK)}
+        with self._lock:
+            for resident in asked:
+                record = found.get(resident.index)
+                if resident.index not in self._residents or resident.state == ENDED or (record and record["alive"]):
+                    continue
+                said = record.get("said", "") if record else ""
+                self._residents[resident.index] = replace(resident, state=ENDED, said=said)
+
+    def _end_now(self, indices: Sequence[int]) -> dict[int, str]:
+        with self._lock:
+            there = [index for index in indices if index in self._residents]
+        request = {"do": "end", "cluster": self._cluster, "indices": list(indices)}
+        left = {record["index"]: record["left"] for record in self._ask(request, _ASK)}
+        ended = [index for index in there if index not in left]
+        with self._lock:
+            gone = [self._residents.pop(index) for index in ended if index in self._residents]
+        self.master.forget((self.way(resident.index), resident.address) for resident in gone)
+        return {index: left.get(index, "") for index in indices}
+
+    def _ask(self, request: Mapping[str, object], timeout: float) -> list[dict[str, Any]]:
+        await_open(self.master, DIAL)
+        script = f'PYTHONS="{" ".join(self._pythons)}"; {_SCRIPT}'
+        ran = self.master.run(f"exec sh -c '{script}'", host_program(request), timeout)
+        lines = [line[len(WORD) :] for line in ran.stdout.splitlines() if line.startswith(WORD)]
+        answers: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        if ran.returncode == _NO_PYTHON:
+            said = " / ".join(ran.stderr.strip().splitlines()[-4:])
+            raise BootError(
+                f"{self.name} has no Python 3.9 or later with ssl: {said}",
+                hint="install one, or name it with ssh.python",
+            )
+        failed = next((answer["error"] for answer in answers if "error" in answer), "")
+        if ran.returncode or failed:
+            said = failed or ran.stderr.strip().rpartition("\n")[2] or f"exit code {ran.returncode}"
+            raise BootError(f"{self.name} could not {request['do']} its agents: {said}")
+        return answers
+
+
+def unix_connect(path: str, timeout: float) -> socket.socket:
+    """Connect to a unix socket within *timeout* seconds."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(timeout)
+    try:
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _answers(path: str) -> bool:
+    try:
+        unix_connect(path, 1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def instance(host: str, cluster: str, resident: Resident) -> Instance:
+    """A resident as the rest of bigm knows it."""
+    return Instance(
+        id=f"{host}#{cluster}-{resident.index}",
+        locator=f"ssh:{host}#{resident.index}",
+        state=resident.state,
+        reason=f"its agent has ended{': ' if resident.said else ''}{resident.said}" if resident.state == ENDED else "",
+        launch=resident.launch,
+        cluster=cluster,
+    )
+
+
+def _resident(record: Mapping[str, Any]) -> Resident:
+    return Resident(record["index"], record["launch"], record["address"], record["pid"])
+
+
+class _Shared(Generic[T]):
+    """An answer that all who ask at the same time share, whoever asks first; an error too.
+
+    Args:
+        fresh: seconds for which it holds.
+    """
+
+    def __init__(self, fresh: float) -> None:
+        self._fresh = fresh
+        self._lock = threading.Lock()
+        self._at = float("-inf")
+        self._value: Any = None
+        self._error: SystemFault | None = None
+
+    def get(self, ask: Callable[[], T]) -> T:
+        """What *ask* returns or raises, or what it did for somebody who asked meanwhile."""
+        asked = time.monotonic()
+        with self._lock:
+            if self._at < asked - self._fresh:
+                self._value, self._error = None, None
+                try:
+                    self._value = ask()
+                except SystemFault as error:
+                    self._error = error
+                self._at = time.monotonic()
+            if self._error is not None:
+                raise type(self._error)(self._error.message, code=self._error.code, hint=self._error.hint)
+            value: T = self._value
+            return value
+
+
+class _Gathered:
+    """Errands of the same kind: what is asked for while one is run goes with the next, all together.
+
+    Args:
+        run: does it for many.
+    """
+
+    def __init__(self, run: Callable[[Sequence[int]], dict[int, str]]) -> None:
+        self._run = run
+        self._running = threading.Lock()
+        self._lock = threading.Lock()
+        self._waiting: set[int] = set()
+        self._done: dict[int, str | SystemFault] = {}
+
+    def get(self, wanted: Iterable[int]) -> dict[int, str]:
+        """Have it done for *wanted*; the outcome of each."""
+        wanted = set(wanted)
+        with self._lock:
+            self._waiting |= wanted
+        with self._running:
+            with self._lock:
+                batch, self._waiting = self._waiting, set()
+            if batch:
+                outcome: dict[int, str | SystemFault] = {}
+                try:
+                    outcome.update(self._run(sorted(batch)))
+                except SystemFault as error:
+                    outcome.update(dict.fromkeys(batch, error))
+                self._done.update(outcome)
+            found = {one: self._done[one] for one in wanted}
+        for outcome_of_one in found.values():
+            if isinstance(outcome_of_one, SystemFault):
+                raise outcome_of_one
+        return {one: str(said) for one, said in found.items()}

@@ -1,0 +1,278 @@
+"""Machines on hosts that the user can reach by ssh: nothing is installed there but a Python, only port 22 is needed.
+
+`Host` has one connection to each; agents are started by one command for each host, listen on unix sockets, and stay
+when the command ends. What ends them is their lease, like anywhere; the driver's keeper releases them before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from bigm.bootstrap.records import Launch
+from bigm.errors import BootError, CapacityError, ConfigError, SystemFault
+from bigm.systems.base import Capabilities, Instance, Launched, Spec, System
+from bigm.systems.ssh.host import Host, instance
+from bigm.systems.ssh.hosts import parse_hosts, places, read_hosts, share_out
+
+PEERS = ("driver", "direct", "off")
+_AT_ONCE = 8  # hosts that are dialled: a sshd in front of them, as a jump, drops some from 10 on (MaxStartups)
+_LONGEST = 60  # characters of the folder for sockets, whose paths may have 103
+_PREFIX = "bigm-ssh-"
+
+T = TypeVar("T")
+
+
+class Ssh(System):
+    """Agents on hosts, over ssh. The arguments are the options."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        """The section `ssh` of the configuration: the arguments of the system."""
+
+        hosts: tuple[str, ...] = dataclasses.field(
+            default=(),
+            metadata={"what": "hosts to start machines on, as ssh knows them; host*4 takes four machines"},
+        )
+        hosts_file: str = dataclasses.field(
+            default="", metadata={"what": "a file with a host in each line, besides hosts"}
+        )
+        config: str = dataclasses.field(
+            default="", metadata={"what": "an ssh configuration to use instead of ~/.ssh/config, as ssh -F does"}
+        )
+        python: str = dataclasses.field(
+            default="", metadata={"what": "the interpreter for agents on the hosts; empty: the first from 3.9 on"}
+        )
+
+    name = "ssh"
+    capabilities = Capabilities(ends="agent")
+
+    def __init__(
+        self, *, hosts: Sequence[str] | str = (), hosts_file: str = "", config: str = "", python: str = ""
+    ) -> None:
+        words = hosts.split(",") if isinstance(hosts, str) else list(hosts)
+        found = parse_hosts([word for word in words if word.strip()])
+        found += read_hosts(hosts_file) if hosts_file else []
+        self._slots = places(found)
+        self._config = _readable(config)
+        if not _is_word(python):
+            raise ConfigError(f"ssh.python: {python!r} is no path of an interpreter", hint="it may have no spaces")
+        self._python = python
+        self._cluster = ""
+        self._folder = ""
+        self._guard = -1  # a descriptor that says by its lock that the folder is in use
+        self._lock = threading.Lock()
+        self._launching = threading.Lock()
+        self._hosts: dict[str, Host] = {}
+        self._failed: dict[str, SystemFault] = {}
+        self._numbered = 0
+
+    def __repr__(self) -> str:
+        return f"<Ssh: {len(self._slots)} hosts, {sum(len(host.residents) for host in self._all())} instances>"
+
+    def open(self, cluster: str) -> None:
+        if not self._slots:
+            raise ConfigError("the system ssh has no hosts", hint="name some: --hosts a,b or ssh.hosts in bigm.yaml")
+        self._cluster = cluster
+        if not self._folder:
+            self._folder, self._guard = _make_folder()
+            self._hosts = {
+                name: Host(name, cluster, self._folder, number, config=self._config, python=self._python)
+                for number, name in enumerate(self._slots)
+            }
+
+    def launch(self, n: int, spec: Spec, boot: Launch, launch_id: str) -> Launched:
+        with self._launching:
+            known = [found for found in self._described() if found.launch == launch_id]
+            return Launched(tuple(known)) if known else self._launch(n, boot, launch_id)
+
+    def describe(self, ids: Sequence[str] | None = None) -> list[Instance]:
+        wanted = self._by_host([one.id for one in self._described()] if ids is None else ids)
+        _each(list(wanted), lambda host: host.look())
+        return [one for one in self._described() if ids is None or one.id in ids]
+
+    def connect(self, instance: Instance, timeout: float) -> socket.socket:
+        host, index = self._find(instance.id)
+        if host is None:
+            raise ConnectionError(f"{instance.id} is no instance of this cluster")
+        return host.connect(index, timeout)
+
+    def keeper_address(self, instance: Instance) -> str:
+        host, index = self._find(instance.id)
+        return host.way(index) if host is not None else ""
+
+    def terminate(self, ids: Iterable[str]) -> dict[str, SystemFault | None]:
+        wanted = list(ids)
+        outcome: dict[str, SystemFault | None] = dict.fromkeys(wanted)
+
+        def end(item: tuple[Host, dict[str, int]]) -> None:
+            host, indices = item
+            try:
+                left = host.end(indices.values())
+            except SystemFault as error:
+                outcome.update(dict.fromkeys(indices, error))
+                return
+            for id, index in indices.items():
+                if left[index]:
+                    outcome[id] = BootError(f"{host.name}: {left[index]}")
+
+        _each(list(self._by_host(wanted).items()), end)
+        return outcome
+
+    def diagnose(self, instance: Instance) -> str:
+        host, index = self._find(instance.id)
+        with contextlib.suppress(SystemFault):
+            if host is not None:
+                return next((one.said for one in host.look() if one.index == index), "")
+        return ""
+
+    def close(self) -> None:
+        if not self._folder:
+            return
+        self.terminate([one.id for one in self._described()])
+        hosts, self._hosts = self._all(), {}
+        _each(hosts, Host.close)
+        os.close(self._guard)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = ""
+
+    # --- launching
+
+    def _launch(self, n: int, boot: Launch, launch_id: str) -> Launched:
+        """Share *n* machines out over the hosts, and those of hosts that fail over the others."""
+        boot = boot._replace(launch=launch_id)
+        instances: dict[int, Instance] = {}
+        tried: dict[str, SystemFault] = {}
+        while len(instances) < n and (room := self._room(tried)):
+            shares = share_out(n - len(instances), room)
+            numbers = {name: self._numbers(count) for name, count in shares.items()}
+
+            def start(name: str, numbers: dict[str, list[int]] = numbers) -> None:
+                host = self._hosts[name]
+                try:
+                    residents = host.start(len(numbers[name]), boot, numbers[name])
+                except SystemFault as error:
+                    tried[name] = error
+                    return
+                instances.update((one.index, instance(name, self._cluster, one)) for one in residents)
+
+            _each(list(shares), start)
+        self._failed.update(tried)
+        failures = list(dict.fromkeys(tried.values()))
+        if len(instances) < n and not failures:
+            taken = f"all {sum(self._slots.values())} places on the hosts are taken"
+            failures.append(CapacityError(taken, hint="host*4 lets a host take four machines"))
+        return Launched(tuple(instances[index] for index in sorted(instances)), tuple(failures))
+
+    def _room(self, tried: dict[str, SystemFault]) -> dict[str, int]:
+        """How many machines each host still takes; of those that failed before only when there are no others."""
+        room = {
+            name: slots - len(self._hosts[name].residents) for name, slots in self._slots.items() if name not in tried
+        }
+        room = {name: free for name, free in room.items() if free > 0}
+        return {name: free for name, free in room.items() if name not in self._failed} or room
+
+    def _numbers(self, count: int) -> list[int]:
+        with self._lock:
+            first = self._numbered
+            self._numbered += count
+        return list(range(first, first + count))
+
+    # --- finding
+
+    def _all(self) -> list[Host]:
+        return list(self._hosts.values())
+
+    def _described(self) -> list[Instance]:
+        return [instance(host.name, self._cluster, one) for host in self._all() for one in host.residents]
+
+    def _find(self, id: str) -> tuple[Host | None, int]:
+        name, _, rest = id.rpartition("#")
+        cluster, _, index = rest.rpartition("-")
+        host = self._hosts.get(name)
+        return (host, int(index)) if host is not None and cluster == self._cluster and index.isdecimal() else (None, -1)
+
+    def _by_host(self, ids: Iterable[str]) -> dict[Host, dict[str, int]]:
+        found: dict[Host, dict[str, int]] = {}
+        for id in ids:
+            host, index = self._find(id)
+            if host is not None:
+                found.setdefault(host, {})[id] = index
+        return found
+
+
+def _each(items: Sequence[T], work: Callable[[T], object]) -> None:
+    """Do *work* for all items, some at a time; raises the first failure when all are done."""
+    waiting = list(reversed(items))
+    failures: list[BaseException] = []
+
+    def work_on() -> None:
+        while waiting:
+            try:
+                item = waiting.pop()
+            except IndexError:
+                return
+            try:
+                work(item)
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller
+                failures.append(error)
+
+    threads = [threading.Thread(target=work_on, name="bigm-ssh", daemon=True) for _ in items[1:_AT_ONCE]]
+    started = []
+    for thread in threads:
+        with contextlib.suppress(RuntimeError):  # the interpreter is shutting down: one after the other, then
+            thread.start()
+            started.append(thread)
+    work_on()
+    for thread in started:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _readable(config: str) -> str:
+    if not config:
+        return ""
+    path = Path(config).expanduser().absolute()
+    if not os.access(path, os.R_OK):
+        raise ConfigError(f"ssh.config: cannot read {path}")
+    return str(path)
+
+
+def _is_word(text: str) -> bool:
+    return all(letter.isalnum() or letter in "/._+-~" for letter in text) and not text.startswith("-")
+
+
+def _make_folder() -> tuple[str, int]:
+    """A folder for sockets, locked as long as we live; and none that a killed driver has left."""
+    place = tempfile.gettempdir()
+    place = place if len(place) <= _LONGEST else "/tmp"
+    for left in Path(place).glob(_PREFIX + "*"):
+        _remove_abandoned(left)
+    new = tempfile.mkdtemp(prefix="bigm-new-", dir=place)
+    guard = os.open(os.path.join(new, "lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(guard, fcntl.LOCK_EX)
+    folder = new.replace("bigm-new-", _PREFIX)
+    os.rename(new, folder)  # locked already: whoever looks for what is left never sees it without
+    return folder, guard
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove a folder whose driver is dead, and whose masters have ended."""
+    try:
+        if folder.stat().st_uid != os.getuid() or any(path.is_socket() for path in folder.glob("h*")):
+            return
+        with open(folder / "lock", "rb+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        return  # in use, or being made, or gone
