@@ -13,15 +13,19 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
-from bigm.bootstrap import folders, pythons, trees, venvs
+from bigm.bootstrap import folders, interpreter, pythons, report, trees, venvs
 from bigm.bootstrap.store import Store
 from bigm.errors import BigmError
 from bigm.manifest import Manifest
 from bigm.rpc.server import Server
 
 SERVICE = "Installer"
-_METHODS = ("open", "have", "put", "put_many", "get", "lay_out", "find_environment", "environment", "pythons", "stdlib")
+_METHODS = (
+    *("open", "have", "put", "put_many", "get", "lay_out", "find_environment", "environment"),
+    *("pythons", "examine", "find_interpreter", "interpreter", "stdlib"),
+)
 _GET_BYTES = 4 << 20  # of a part in one reply
+_UNPACKED = 5  # times that the archive of an interpreter becomes larger, as a guess of what to make room for
 _MANIFEST_BYTES = 1 << 30  # of a manifest: any
 
 
@@ -169,6 +173,49 @@ class Installer:
     def pythons(self, minor: str = "") -> list[dict[str, Any]]:
         """The interpreters of this computer, as `bigm.bootstrap.pythons.find` tells of them."""
         return pythons.find(minor)
+
+    def examine(self, python: str) -> dict[str, Any]:
+        """What the interpreter at a path is, as `bigm.bootstrap.report.examine` tells, or why it is none."""
+        return report.examine(python)
+
+    def find_interpreter(self, digest: str) -> dict[str, Any]:
+        """An interpreter that was sent and unpacked here before: then its archive is not needed.
+
+        Args:
+            digest: of its archive.
+        Returns:
+            dict: as of `interpreter`; empty when it has to be unpacked.
+        """
+        store = self._store
+        known = store.find(f"python-{digest}")
+        return report.examine(os.path.join(store.path, "kept", f"python-{digest}", known["python"])) if known else {}
+
+    def interpreter(self, digest: str) -> dict[str, Any]:
+        """Unpack an interpreter that was sent, once for all who use this store.
+
+        Args:
+            digest: of its archive, which is here as a part.
+        Returns:
+            dict: what it is, as of `examine`; "path": where it is.
+        Raises:
+            PartError: the archive is not here.
+            InterpreterError: it holds no interpreter that runs here.
+            StoreError: the disk is full.
+        """
+        store = self._store
+        archive = store.parts.path(digest)
+
+        def make(path: str) -> Mapping[str, Any]:
+            store.parts.get(digest, 0, 1)  # raises when it is not here
+            try:
+                return interpreter.unpack(archive, path)
+            except folders.StoreError:
+                store.trim(room=_UNPACKED * os.path.getsize(archive))
+                return interpreter.unpack(archive, path)
+
+        folder, known = store.keep(f"python-{digest}", make)
+        _trim_soon(store)
+        return report.examine(os.path.join(folder, known["python"]))
 
     def stdlib(self, python: str) -> list[str]:
         """The entries of an interpreter's `sys.path` that are its standard library."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import subprocess
@@ -11,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from machines import Place
 
 from bigm.bootstrap import interpreter
 from bigm.bootstrap.folders import StoreError
 from bigm.bootstrap.interpreter import InterpreterError, unpack
+from bigm.parts import PartError
 from interpreters import find_python
 from standalone import make_archive
 
@@ -45,6 +48,30 @@ def test_an_environment_can_be_made_of_it(archive: Path, tmp_path: Path):
     code = "import sys; print(sys.base_prefix)"
     answer = subprocess.run([tmp_path / "venv/bin/python", "-c", code], capture_output=True, text=True, timeout=60)
     assert f"{tmp_path}/here\n" == answer.stdout
+
+
+def test_a_machine_unpacks_it_once_for_all_who_share_a_store(archive: Path, tmp_path: Path):
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    with Place() as place:
+        machines = [place.machine(), place.machine()]
+        for machine in machines:
+            machine.client.call("Agent.extend", ("",))
+            machine.client.call("Installer.open", (str(tmp_path / "store"),))
+        first, second = (machine.client for machine in machines)
+        assert {} == first.call("Installer.find_interpreter", (digest,))
+        with pytest.raises(PartError, match="is not here"):
+            first.call("Installer.interpreter", (digest,))
+        with archive.open("rb") as file:
+            size = 0
+            while piece := file.read(1 << 20):
+                size = first.call("Installer.put", (digest, size, piece, False))
+        first.call("Installer.put", (digest, size, b"", True))
+        found = first.call("Installer.interpreter", (digest,))
+        assert "{}.{}.{}".format(*sys.version_info) == found["version"]
+        os.unlink(tmp_path / "store" / "parts" / digest)
+        assert found == second.call("Installer.interpreter", (digest,))
+        assert found == second.call("Installer.find_interpreter", (digest,))
+        assert found == second.call("Installer.examine", (found["path"],))
 
 
 def test_it_unpacks_on_python_3_9(archive: Path, tmp_path: Path):
