@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bigm.bootstrap.records import Main
 from bigm.manifest import Manifest
@@ -24,12 +24,16 @@ class Dependencies:
         key: names the environment that is made of it; same key, same content.
         python: minor version it is for, "3.11".
         distributions: what is in it, "numpy 2.1.0", sorted.
+        notes: what the user should know about it: what was patched in place, what conflicts.
+        hold: keeps its parts in the driver's store, for as long as it is referred to.
     """
 
     manifest: Manifest
     key: str
     python: str
     distributions: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    hold: object = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,237 @@
+"""The driver's dependency layers, kept from run to run: each by its key, its content in the driver's store of parts.
+
+    <home>/cache/layers/<key>           the layer's facts, as JSON; locked, shared, by those who use its parts
+    <home>/cache/layers/<key>.making    locked by who makes it
+    <home>/cache/layers/<key>.work/     what is being made, or what is left of an attempt that failed
+    <home>/cache/layers/all             held by whoever adds parts, exclusively by who removes some
+    <home>/cache/layers/seen/<digest>   an environment as it was when its files were last read
+    <home>/cache/pex/                   pex's own cache
+
+The kernel lets go of a lock for who died: nothing here needs to be cleared up by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from bigm.bootstrap.locks import Lock
+from bigm.bundle.bundle import Dependencies
+from bigm.bundle.snapshot import keep_bytes, keep_file
+from bigm.errors import BigmError
+from bigm.manifest import File, Manifest, ManifestError
+from bigm.parts import PartError, Parts
+
+KEEP = 8 << 30  # bytes of layers that are kept for later runs; one with torch and CUDA has 2.5 GB
+KEEP_OF_PEX = 8 << 30  # bytes of pex's cache; above that it begins anew
+
+KEEP_SEEN = 100  # environments
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+class Made(NamedTuple):
+    """What the maker of a layer has made.
+
+    Args:
+        tree: folder with a packed pex.
+        python: minor version that it is for.
+        distributions: what is in it, "numpy 2.1.0", sorted.
+        notes: what the user should know about it, each time that it is used.
+    """
+
+    tree: Path
+    python: str
+    distributions: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Layers:
+    """The layers in one cache.
+
+    Args:
+        cache: bigm's folder of caches.
+        store: has their parts; in the same cache.
+    """
+
+    def __init__(self, cache: Path, store: Parts) -> None:
+        self._folder = cache / "layers"
+        self._pex = cache / "pex"
+        self._store = store
+        for folder in (self._folder, self._folder / "seen"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def __repr__(self) -> str:
+        return f"<Layers {self._folder}>"
+
+    def layer(self, key: str, make: Callable[[Path, Path], Made], *, waiting: Callable[[], None]) -> Dependencies:
+        """The layer of that key, made when it is not here.
+
+        Args:
+            key: names its content; hexadecimal.
+            make: called with an empty folder to work in, and with pex's cache. What it works in is removed, unless it
+                raises a `BigmError`: then it is left for the user to look at, until the next attempt.
+            waiting: called when another process is making the same layer, which is waited for.
+        Returns:
+            Dependencies: its parts stay in the store for as long as this object is held.
+        """
+        use = Lock(str(self._folder / key))
+        use.take(exclusive=False)
+        found = self._read(key, use)
+        if found is None:
+            with self._making(key, waiting):
+                found = self._read(key, use) or self._make(key, use, make)
+            self.prune()
+        use.touch()
+        return found
+
+    def seen(self, environment: str) -> tuple[str, str, list[str]]:
+        """What `see` was told about an environment: its state, the layer's key, the paths whose state it is."""
+        try:
+            state, key, *paths = os.fsdecode((self._folder / "seen" / environment).read_bytes()).split("\n")
+            return state, key, paths
+        except (FileNotFoundError, ValueError):
+            return "", "", []
+
+    def see(self, environment: str, state: str, key: str, paths: Iterable[str]) -> None:
+        """Remember which layer an environment has had when *paths* were in that state."""
+        path = self._folder / "seen" / environment
+        new = path.with_suffix(f".{os.getpid()}")
+        new.write_bytes(os.fsencode("\n".join([state, key, *paths])))
+        new.rename(path)
+
+    def prune(self, *, keep: int = KEEP, keep_of_pex: int = KEEP_OF_PEX) -> None:
+        """Remove what was not used for longest and nobody uses now, above so many bytes. Never waits for anybody."""
+        with _tried(self._folder / "all") as alone:
+            if alone:
+                self._prune_layers(keep)
+        with _tried(self._pex.with_suffix(".lock")) as alone:
+            if alone and _size(self._pex) > keep_of_pex:
+                shutil.rmtree(self._pex, ignore_errors=True)
+        for path in sorted((self._folder / "seen").iterdir(), key=_age)[KEEP_SEEN:]:
+            path.unlink(missing_ok=True)
+
+    def _read(self, key: str, use: Lock) -> Dependencies | None:
+        """A layer that is here, and whole."""
+        facts = use.read()
+        try:
+            manifest = Manifest.from_bytes(Path(self._store.path(facts["manifest"])).read_bytes())
+            texts = [tuple(map(str, facts[name])) for name in ("distributions", "notes")]
+            if not self._store.have(file.digest for file in manifest.files):
+                return Dependencies(manifest, key, str(facts["python"]), texts[0], texts[1], use)
+        except (KeyError, OSError, PartError, ManifestError):
+            pass
+        return None
+
+    def _make(self, key: str, use: Lock, make: Callable[[Path, Path], Made]) -> Dependencies:
+        work = self._folder / f"{key}.work"
+        shutil.rmtree(work, ignore_errors=True)  # of one who died
+        work.mkdir()
+        with contextlib.ExitStack() as held:
+            for path in (self._folder / "all", self._pex.with_suffix(".lock")):
+                held.enter_context(_shared(path))
+            try:
+                made = make(work, self._pex)
+                manifest = self._keep(made.tree)
+                texts = {"distributions": made.distributions, "notes": made.notes}
+                use.write({"manifest": manifest.digest, "python": made.python, **texts})
+            except BaseException as error:
+                if not isinstance(error, BigmError):
+                    shutil.rmtree(work, ignore_errors=True)
+                raise
+        shutil.rmtree(work, ignore_errors=True)
+        return Dependencies(manifest, key, made.python, made.distributions, made.notes, use)
+
+    def _keep(self, tree: Path) -> Manifest:
+        files = []
+        for path in sorted(tree.rglob("*")):
+            if not path.is_dir():
+                files.append(File(path.relative_to(tree).as_posix(), *keep_file(self._store, str(path))))
+        manifest = Manifest(files)
+        keep_bytes(self._store, manifest.to_bytes())
+        return manifest
+
+    def _prune_layers(self, keep: int) -> None:
+        """With nobody adding parts: decide which layers stay, then remove the parts that none of these has."""
+        staying: dict[str, int] = {}
+        going: dict[str, int] = {}
+        for path in sorted((each for each in self._folder.iterdir() if _KEY.fullmatch(each.name)), key=_age):
+            lock = Lock(str(path))
+            parts = self._parts(lock)
+            unused = lock.take(exclusive=True, wait=False)
+            if unused and sum({**staying, **parts}.values()) > keep:
+                going.update(parts)
+                lock.remove()
+            else:
+                staying.update(parts)
+            lock.close()
+        for digest in going.keys() - staying.keys():
+            Path(self._store.path(digest)).unlink(missing_ok=True)
+        for work in self._folder.glob("*.work"):
+            with _tried(work.with_suffix(".making")) as alone:
+                if alone:
+                    shutil.rmtree(work, ignore_errors=True)
+
+    def _parts(self, lock: Lock) -> dict[str, int]:
+        digest = str(lock.read().get("manifest", ""))
+        try:
+            data = Path(self._store.path(digest)).read_bytes()
+            return {digest: len(data), **{file.digest: file.size for file in Manifest.from_bytes(data).files}}
+        except (OSError, PartError, ManifestError):
+            return {}
+
+    @contextlib.contextmanager
+    def _making(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
+        lock = Lock(str(self._folder / f"{key}.making"))
+        try:
+            if not lock.take(exclusive=True, wait=False):
+                waiting()
+                lock.take(exclusive=True)
+            yield
+            lock.remove()
+        finally:
+            lock.close()
+
+
+@contextlib.contextmanager
+def _shared(path: Path) -> Iterator[None]:
+    lock = Lock(str(path))
+    try:
+        lock.take(exclusive=False)
+        yield
+    finally:
+        lock.close()
+
+
+@contextlib.contextmanager
+def _tried(path: Path) -> Iterator[bool]:
+    """Hold a lock exclusively if nobody else holds it; whether that is so."""
+    lock = Lock(str(path))
+    try:
+        yield lock.take(exclusive=True, wait=False)
+    finally:
+        lock.close()
+
+
+def _age(path: Path) -> float:
+    """Sorts what was used last to the front."""
+    try:
+        return -path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below; files with several names count once."""
+    found = {}
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                stat = os.lstat(os.path.join(root, name))
+                found[stat.st_ino] = stat.st_size
+    return sum(found.values())

@@ -1,0 +1,90 @@
+"""Environments for the tests of dependencies: real ones, with distributions that are made here and installed by pip."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+
+def make_wheel(
+    folder: Path,
+    name: str,
+    version: str = "1.0",
+    *,
+    files: Mapping[str, str] | None = None,
+    requires: Iterable[str] = (),
+    scripts: Mapping[str, str] | None = None,
+    tag: str = "py3-none-any",
+    build: str = "",
+) -> Path:
+    """A wheel, as a build backend writes it.
+
+    Args:
+        files: content by path; None: a module of the distribution's name that has its version.
+        requires: its requirements.
+        scripts: console scripts, "module:function" by name.
+        tag: the Pythons and platforms it is for.
+        build: its build number, which tells it from another of the same version.
+    """
+    stem = f"{name.replace('-', '_')}-{version}"
+    info = f"{stem}.dist-info"
+    content = dict({f"{name.replace('-', '_')}.py": f"VERSION = {version!r}\n"} if files is None else files)
+    content[f"{info}/METADATA"] = "".join(
+        [
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            *(f"Requires-Dist: {each}\n" for each in requires),
+        ]
+    )
+    content[f"{info}/WHEEL"] = (
+        f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: {str(tag.endswith('-any')).lower()}\nTag: {tag}\n"
+    )
+    if scripts:
+        lines = "".join(f"{script} = {function}\n" for script, function in scripts.items())
+        content[f"{info}/entry_points.txt"] = f"[console_scripts]\n{lines}"
+    record = "".join(f"{path},sha256={_hash(text)},{len(text.encode())}\n" for path, text in content.items())
+    content[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n"
+    path = folder / f"{stem}{build and '-' + build}-{tag}.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+        for name_, text in content.items():
+            wheel.writestr(zipfile.ZipInfo(name_, (2020, 1, 1, 0, 0, 0)), text)
+    return path
+
+
+def make_environment(folder: Path, *installed: Path | str, python: str = sys.executable) -> Path:
+    """A virtual environment, with what pip is given to install and no index; its interpreter."""
+    subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True, timeout=60)
+    own = folder / "bin" / "python"
+    if installed:
+        install(own, *installed)
+    return own
+
+
+def install(python: Path, *what: Path | str) -> None:
+    """Have pip install into an environment, without dependencies: a wheel, or options and a project."""
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "--no-input", "--quiet"]
+    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--no-warn-script-location"]
+    done = subprocess.run(
+        [*pip, "install", *offline, *what],
+        env={**os.environ, "HOME": str(python.parents[1])},  # pip asks rustc for its version, which may write there
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def site_packages(python: Path) -> Path:
+    """Where an environment has its distributions."""
+    (found,) = (python.parents[1] / "lib").glob("python*/site-packages")
+    return found
+
+
+def _hash(text: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
