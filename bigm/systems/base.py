@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import abc
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import ClassVar, Literal, Protocol
 
 from bigm.bootstrap.records import Launch
-from bigm.errors import ConfigError, SystemFault
+from bigm.errors import ConfigError, NotSupported, SystemFault
 
+_BY_THEIR_LEASE = "they end by themselves, with their lease"
 _OWN = {
     "local": "bigm.systems.local:Local",
     "inprocess": "bigm.systems.inprocess:InProcess",
     "ssh": "bigm.systems.ssh.system:Ssh",
 }
+
+OK = "ok"
+WARNING = "warning"
+FAILED = "failed"
 
 STARTING = "starting"
 RUNNING = "running"
@@ -75,6 +80,9 @@ class Instance:
         reason: why it is ENDED, in words, or "".
         launch: the launch it came from.
         cluster: the cluster it is labelled with.
+        host: the computer it is on, as the user knows it, or "". This and the others are what `discover` can tell.
+        since: when it was launched, in seconds since 1970, or 0.
+        kept: bytes of disk it occupies, or None where that is not known.
     """
 
     id: str
@@ -83,6 +91,28 @@ class Instance:
     reason: str = ""
     launch: str = ""
     cluster: str = ""
+    host: str = ""
+    since: float = 0.0
+    kept: int | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that `System.doctor` has looked at.
+
+    Args:
+        subject: whom it is about: a host as the user knows it, an account, "this computer".
+        check: what was looked at, in a word or two: "Python", "free disk". The same for all subjects.
+        state: OK, WARNING (machines start; something will be slow, or short) or FAILED (none can be started there).
+        text: what was found, in words: "3.11.7 at /usr/bin/python3".
+        hint: what to do about it, or "".
+    """
+
+    subject: str
+    check: str
+    state: str
+    text: str
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,8 +209,33 @@ class System(abc.ABC):
         return None
 
     def discover(self) -> list[Instance]:
-        """The instances of every cluster of this user, found by label alone, for `bigm gc`."""
-        return []
+        """The instances of every cluster of this user, found by label alone, for `bigm gc`. Of a system not opened.
+
+        What a driver is known to hold may be left out: `bigm gc` is about the others.
+
+        Raises:
+            NotSupported: this system cannot tell.
+        """
+        raise NotSupported(f"{self.name} cannot tell which machines there are", hint=_BY_THEIR_LEASE)
+
+    def remove(self, instances: Sequence[Instance]) -> dict[str, SystemFault | None]:
+        """End instances that `discover` found, whose cluster is not this one, and what they keep. Idempotent.
+
+        Of a system not opened.
+
+        Returns:
+            For each id what prevented it; None: it has ended, and nothing of it is left.
+        Raises:
+            NotSupported: this system cannot do that.
+        """
+        raise NotSupported(f"{self.name} cannot end machines of another cluster", hint=_BY_THEIR_LEASE)
+
+    def doctor(self) -> Iterator[Finding]:
+        """Look at all that machines need here, before any is launched. Of a system not opened; changes nothing.
+
+        Each finding is given as soon as it is there: a host may take a while. What goes wrong is a finding.
+        """
+        return iter(())
 
     @abc.abstractmethod
     def close(self) -> None:
