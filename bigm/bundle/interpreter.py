@@ -20,12 +20,12 @@ class Interpreter:
     Args:
         stdlib: where its standard library is, a zip file among them.
         site: its folders of installed distributions, those of the user and of its base interpreter among them.
-        prefix: its virtual environment, else where it is installed.
+        commands: folders of commands that it has installed.
     """
 
     stdlib: tuple[str, ...]
     site: tuple[str, ...]
-    prefix: str
+    commands: tuple[str, ...]
 
     @classmethod
     def current(cls) -> Interpreter:
@@ -39,7 +39,8 @@ class Interpreter:
             sites.append(site.getusersitepackages())
         for base in {sys.base_prefix, sys.base_exec_prefix} - {sys.prefix}:
             sites += site.getsitepackages([base])
-        return cls(_both(stdlib), _both(sites), sys.prefix)
+        commands = [paths["scripts"], os.path.join(site.getuserbase(), "bin"), "/usr/bin", "/usr/local/bin"]
+        return cls(_both(stdlib), _both(sites), _both(commands))
 
     def place(self, path: str) -> tuple[str, str] | None:
         """Where *path* lies: (SITE, path within site-packages), (STDLIB, ""), or None: it is the user's.
@@ -60,8 +61,8 @@ class Interpreter:
         return self.place(path) is not None or self.is_command(path)
 
     def is_command(self, path: str) -> bool:
-        """Whether *path* is the folder of installed commands, or in it."""
-        return is_within(path, os.path.join(self.prefix, "bin"))
+        """Whether *path* is a folder of installed commands, or in it."""
+        return any(is_within(path, folder) for folder in self.commands)
 
 
 def is_within(path: str, folder: str) -> bool:

@@ -18,6 +18,7 @@ packages that are imported already are taken.
 
 from __future__ import annotations
 
+import importlib.machinery
 import os
 import sys
 import tempfile
@@ -25,72 +26,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 
+from bigm.bundle import editable
+from bigm.bundle.anchors import MAPPED, Anchor, Layout, named, search_path
 from bigm.bundle.bundle import PROGRAM
 from bigm.bundle.interpreter import Interpreter, is_within
+
+__all__ = ["Anchor", "Layout", "find_layout", "is_wide", "project_of"]
 
 MARKERS = ("pyproject.toml", "setup.py", "setup.cfg", ".git")  # any of them makes a folder a project
 _WIDE = ("/tmp", "/var/tmp", "/dev/shm", "/home", "/Users", "/usr", "/usr/local", "/opt", "/srv", "/mnt", "/media")
 _OWN = os.path.realpath(os.path.join(os.path.dirname(__file__), os.pardir))  # the package bigm itself
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """One folder of the user's, or one zip file, and where it lies in the tree.
-
-    Args:
-        path: absolute, without links.
-        name: its path in the tree.
-        only: names of the entries that are taken; None: all.
-        wanted: paths below it that are on `sys.path` or the script itself: they travel whatever is left out.
-        copy: it lies in the tree at another place already, and stands here once more to be imported by this name.
-    """
-
-    path: str
-    name: str = ""
-    only: frozenset[str] | None = None
-    wanted: frozenset[str] = frozenset()
-    copy: bool = False
-
-    def relative(self, path: str) -> str | None:
-        """*path* as seen from here, "" for the anchor itself; None when it is not of this anchor."""
-        if not is_within(path, self.path):
-            return None
-        below = path[len(self.path) :].lstrip("/")
-        if below and self.only is not None and below.partition("/")[0] not in self.only:
-            return None
-        return below
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where everything of the user's lies in the program's tree.
-
-    Args:
-        anchors: none within another, but for copies.
-        search_path: what `sys.path` is on machines, as `bigm.bundle.bundle.Bundle.sys_path`.
-        cwd: the working folder there, as a path in the tree; "" is its root.
-        notes: what the user should know.
-    """
-
-    anchors: tuple[Anchor, ...]
-    search_path: tuple[tuple[str, str], ...] = ()
-    cwd: str = ""
-    notes: tuple[str, ...] = ()
-
-    def place(self, path: str) -> str | None:
-        """Where a file or folder of this computer is in the tree, whether or not it travels; None: it is not in it.
-
-        Args:
-            path: absolute. One that leads through a link to an anchor is found too.
-        """
-        folder, name = os.path.split(os.path.normpath(path))
-        found = (os.path.normpath(path), os.path.join(os.path.realpath(folder), name), os.path.realpath(path))
-        for candidate in dict.fromkeys(found):
-            for anchor in sorted(self.anchors, key=lambda anchor: len(anchor.path), reverse=True):
-                below = None if anchor.copy else anchor.relative(candidate)
-                if below is not None:
-                    return f"{anchor.name}/{below}" if below else anchor.name
-        return None
 
 
 def find_layout(
@@ -100,31 +45,35 @@ def find_layout(
     *,
     interpreter: Interpreter | None = None,
     modules: Mapping[str, ModuleType] | None = None,
+    finders: Iterable[object] | None = None,
 ) -> Layout:
     """Find the folders of a program.
 
     Args:
         script: `__file__` of the main module, absolute; "" at a prompt, in a notebook, in `python -c`.
         sys_path: its search path, absolute.
-        cwd: its working folder, absolute. It is no anchor by itself, only when there is no script.
+        cwd: its working folder, absolute. Without a script, its project is the program if `sys.path` leads into it.
         interpreter: whose standard library and distributions are no part of it; None: this process's.
         modules: what it has imported; None: this process's.
+        finders: its `sys.meta_path`; None: this process's.
     Returns:
         Layout: the anchors that exist. Nothing is read but the folders' names.
     """
-    found = _Found(interpreter or Interpreter.current(), sys.modules if modules is None else modules)
+    modules = sys.modules if modules is None else modules
+    found = _Found(interpreter or Interpreter.current(), modules)
     if script:
         found.add_script(script)
-    elif cwd in sys_path:
-        found.add_project(cwd)
+    else:
+        found.add_cwd(cwd, sys_path)
     for entry in sys_path:
         found.add_entry(entry)
-    anchors = tuple(_named(found.merged()))
-    layout = Layout(anchors, notes=tuple(found.notes))
-    home = layout.place(cwd)
-    if home is None and script:
-        home = layout.place(os.path.dirname(script))
-    return replace(layout, search_path=tuple(_search_path(layout, sys_path, found.interpreter)), cwd=home or "")
+    for folder in editable.projects(found.interpreter.site):
+        found.add_editable(folder)
+    for name, paths in editable.mapped(editable.finders() if finders is None else finders, modules).items():
+        if name.partition(".")[0] != "bigm":
+            found.add_mapped(name, paths)
+    found.add_imported()
+    return found.layout(script, sys_path, cwd)
 
 
 def project_of(folder: str) -> str:
@@ -152,6 +101,8 @@ class _Found:
     whole: dict[str, None] = field(default_factory=dict)  # in order, each once
     some: dict[str, set[str]] = field(default_factory=dict)  # folder -> names of the entries wanted of it
     wanted: dict[str, None] = field(default_factory=dict)
+    searched: dict[str, None] = field(default_factory=dict)  # what `sys.path` has on machines besides
+    renamed: dict[str, str] = field(default_factory=dict)  # import name -> folder that is called otherwise
     notes: list[str] = field(default_factory=list)
 
     def add_script(self, script: str) -> None:
@@ -160,7 +111,7 @@ class _Found:
         folder, name = os.path.split(os.path.abspath(script))
         if self.interpreter.is_command(folder):
             # A command that the environment has installed: a few lines that import its module.
-            self.some.setdefault(os.path.realpath(folder), set()).add(name)
+            self._add_some(folder, {name})
         elif os.path.isfile(path) and not self.interpreter.owns(path):
             self.wanted[path] = None
             self.add_project(os.path.dirname(path), name=os.path.basename(path))
@@ -173,6 +124,12 @@ class _Found:
         else:
             self.whole[root] = None
 
+    def add_cwd(self, cwd: str, sys_path: Sequence[str]) -> None:
+        """The project of the working folder, for a prompt, a notebook, a test: if `sys.path` leads into it."""
+        project = project_of(os.path.realpath(cwd))
+        if any(is_within(os.path.realpath(entry), project) and not self.interpreter.owns(entry) for entry in sys_path):
+            self.add_project(cwd)
+
     def add_entry(self, entry: str) -> None:
         """An entry of `sys.path`."""
         path = os.path.realpath(entry)
@@ -180,13 +137,99 @@ class _Found:
             return
         file = _file_above(path)
         if file:
-            self.some.setdefault(os.path.dirname(file), set()).add(os.path.basename(file))
+            self._add_some(os.path.dirname(file), {os.path.basename(file)})
         elif os.path.isdir(path):
             if is_wide(path):
                 self._add_modules_of(path, set())
             else:
                 self.whole[path] = None
                 self.wanted[path] = None
+
+    def add_editable(self, folder: str) -> None:
+        """A project that is installed editable."""
+        path = os.path.realpath(folder)
+        if os.path.isdir(path) and path != os.path.dirname(_OWN) and not is_wide(path):
+            self.whole[path] = None
+
+    def add_mapped(self, name: str, paths: Sequence[str]) -> None:
+        """A package, module or namespace package that a finder maps to these paths."""
+        for path in filter(None, map(_existing, paths)):
+            searched = editable.search_folder(name, path)
+            if searched is None:
+                self.renamed[name] = path
+            if searched is not None and not is_wide(searched):
+                self.add_project(searched)
+                self.searched[searched] = None
+            else:
+                self._add_some(os.path.dirname(path), {os.path.basename(path)})
+
+    def add_imported(self) -> None:
+        """What has been imported, and lies nowhere that is known by now: it alone, not what is beside it."""
+        for name, module in list(self.modules.items()):
+            if "." in name or name.startswith("__") or name == "bigm":
+                continue
+            for path in _locations(module):
+                folder = editable.search_folder(name, path)
+                if folder is not None and os.path.exists(path) and not self._knows(path):
+                    self._add_some(folder, {os.path.basename(path)})
+                    self.searched[folder] = None
+
+    def _knows(self, path: str) -> bool:
+        real = os.path.realpath(path)
+        return any(
+            self.interpreter.owns(each)
+            or any(is_within(each, folder) for folder in (*self.whole, os.path.dirname(_OWN)))
+            for each in (path, real)
+        ) or os.path.basename(real) in self.some.get(os.path.dirname(real), ())
+
+    def _add_some(self, folder: str, names: set[str]) -> None:
+        self.some.setdefault(os.path.realpath(folder), set()).update(names)
+
+    def layout(self, script: str, sys_path: Sequence[str], cwd: str) -> Layout:
+        """All of it, each with its name."""
+        anchors = list(named(self.merged()))
+        layout = Layout(tuple(anchors), notes=tuple(self.notes))
+        copies, roots = self._copies(layout)
+        searched = [*search_path(layout, sys_path, self.interpreter)]
+        searched += search_path(layout, list(self.searched), self.interpreter)
+        searched += [(PROGRAM, root) for root in roots]
+        home = layout.place(cwd)
+        if home is None and script:
+            home = layout.place(os.path.dirname(script))
+        return replace(
+            layout,
+            anchors=layout.anchors + tuple(copies),
+            search_path=tuple(dict.fromkeys(searched)),
+            cwd=home or "",
+        )
+
+    def _copies(self, layout: Layout) -> tuple[list[Anchor], list[str]]:
+        """Anchors for what is imported under another name than its folder's, and what of the tree is searched for them.
+
+        A package within a mapped one must lie in that one's folder; others lie in a folder made for them.
+        """
+        copies: list[Anchor] = []
+        places: dict[str, str] = {}
+        for name, path in sorted(self.renamed.items()):
+            parent, _, last = name.rpartition(".")
+            own = places.get(parent) or (layout.place(self._folder_of(parent)) if parent else None)
+            places[name] = f"{own or MAPPED}/{last if own else name.replace('.', '/')}"
+            if os.path.isdir(path):
+                copies.append(Anchor(path, places[name], copy=True))
+            else:
+                file = os.path.basename(path)
+                self.notes.append(
+                    f"{name} is installed editable from {file}, which machines cannot import by that name"
+                )
+        made = any(place.startswith(MAPPED + "/") for place in places.values())
+        return copies, [MAPPED] if made else []
+
+    def _folder_of(self, name: str) -> str:
+        for folder in self.searched:
+            path = os.path.join(folder, *name.split("."))
+            if os.path.isdir(path):
+                return path
+        return "/"
 
     def _add_modules_of(self, folder: str, names: set[str]) -> None:
         imported = {name.partition(".")[0] for name in self.modules}
@@ -219,6 +262,21 @@ class _Found:
         ]
 
 
+def _existing(path: str) -> str:
+    """The folder of a package, or the file of a module that is named without its suffix; "" if neither is there."""
+    candidates = [path, *(path + suffix for suffix in importlib.machinery.all_suffixes())]
+    return next((os.path.realpath(each) for each in candidates if os.path.exists(each)), "")
+
+
+def _locations(module: ModuleType) -> list[str]:
+    """Folders of a package, the file of a module, nothing of one that has neither."""
+    try:
+        return [str(path) for path in module.__path__]
+    except (AttributeError, TypeError):
+        file = getattr(module, "__file__", None)
+        return [file] if isinstance(file, str) and os.path.isabs(file) else []
+
+
 def _file_above(path: str) -> str:
     """The file that *path* names or leads into, as an entry of `sys.path` leads into a zip file; "" if none."""
     while path != "/" and not os.path.isdir(path):
@@ -226,36 +284,3 @@ def _file_above(path: str) -> str:
             return path
         path = os.path.dirname(path)
     return ""
-
-
-def _named(anchors: Iterable[Anchor]) -> Iterable[Anchor]:
-    """Give each anchor its name in the tree: its own, below a number where another has it already.
-
-    Siblings get the same number.
-    """
-    taken: set[str] = set()
-    by_parent: dict[str, list[Anchor]] = {}
-    for anchor in anchors:
-        by_parent.setdefault(os.path.dirname(anchor.path), []).append(anchor)
-    for siblings in by_parent.values():
-        names = [os.path.basename(anchor.path) or "root" for anchor in siblings]
-        number = 1
-        prefix = ""
-        while not taken.isdisjoint([prefix + name for name in names]) or prefix.rstrip("/") in taken:
-            number += 1
-            prefix = f"{number}/"
-        for anchor, name in zip(siblings, names, strict=True):
-            taken.add(prefix + name)
-            yield replace(anchor, name=prefix + name)
-
-
-def _search_path(layout: Layout, sys_path: Sequence[str], interpreter: Interpreter) -> Iterable[tuple[str, str]]:
-    seen = set()
-    for entry in sys_path:
-        place = interpreter.place(entry) or interpreter.place(os.path.realpath(entry))
-        if place is None:
-            path = layout.place(entry)
-            place = (PROGRAM, path) if path is not None else None
-        if place is not None and place not in seen:
-            seen.add(place)
-            yield place

@@ -39,13 +39,18 @@ class Changed(ProgramError):
     """A file is being written while it is read, again and again. Trying again later can help."""
 
 
+class Gone(ProgramError):
+    """A file that was found has been removed, or what a link led to."""
+
+
 def keep_file(store: Parts, path: str) -> Kept:
     """Have the content of *path* in *store*, as it is at one moment.
 
     Args:
         path: a regular file, or a link to one.
     Raises:
-        ProgramError: it is gone, may not be read, or is no regular file.
+        ProgramError: it may not be read, or is no regular file.
+        Gone: it is not there.
         Changed: it kept changing while it was read.
         BigmError: the store cannot be written.
     """
@@ -130,15 +135,15 @@ def _copy(fd: int, target: _Incoming | None) -> str:
 def _is_there(path: str, size: int) -> bool:
     try:
         return os.stat(path).st_size == size
-    except FileNotFoundError:
-        return False
+    except OSError:
+        return False  # if it cannot be there, bringing it says why
 
 
 def _unreadable(path: str, error: OSError) -> ProgramError:
-    hint = "leave it out by a line in .bigmignore, or make it readable"
+    said = f"cannot read {path} to bundle it: {error.strerror}"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        hint = "it was there a moment ago: try again"
-    return ProgramError(f"cannot read {path} to bundle it: {error.strerror}", hint=hint)
+        return Gone(said)
+    return ProgramError(said, hint="leave it out by a line in .bigmignore, or make it readable")
 
 
 class _Incoming:
