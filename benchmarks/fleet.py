@@ -53,7 +53,7 @@ class Fleet(System):
     """The agents of the other process."""
 
     name = "fleet"
-    capabilities = Capabilities(local=True)
+    capabilities = Capabilities(local=True, in_place=True)
 
     def open(self, cluster: str) -> None:
         pipe = subprocess.PIPE

@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
@@ -20,10 +22,20 @@ from bigm import config
 from bigm.authority import Authority
 from bigm.board import Board, in_thread, start_thread
 from bigm.bootstrap.records import Launch
+from bigm.bundle.bundle import Bundle
 from bigm.clock import Clock
 from bigm.ending import Leftover as Leftover
 from bigm.ending import end, owned_machines
-from bigm.errors import BigmError, BootError, ConfigError, DeadlineExceeded, MachineStopped, NotPicklable, SystemFault
+from bigm.errors import (
+    BigmError,
+    BootError,
+    ConfigError,
+    DeadlineExceeded,
+    MachineStopped,
+    NotPicklable,
+    NotSupported,
+    SystemFault,
+)
 from bigm.groups import Groups, abroadcast, broadcast
 from bigm.leases import Leases
 from bigm.lifecycle import Cause, Phase, State
@@ -37,9 +49,11 @@ from bigm.rpc.codec import Home
 from bigm.rpc.tls import Credentials
 from bigm.session import Session, can_start_threads, program, session, tell_errors_plainly
 from bigm.sharing import Shared, Sharing
+from bigm.shipping import Shipping, Terms
 from bigm.steward import Common, Steward
 from bigm.supply import Source, User
 from bigm.systems.base import ENDED, Instance, Spec, System, find_system
+from bigm.tally import Tally
 from bigm.timeouts import check_timeout
 from bigm.worker import program as on_machines
 
@@ -114,6 +128,8 @@ class Cluster(Groups):
         self._cancelled = False  # the task that ends it
         self._hurried = False  # told to end its machines at once
         self._left: list[Leftover] = []
+        self._bundling = threading.Lock()
+        self._own_bundle: Bundle | None = None  # made at the first start that needs it
         self._home = Home(self._authority.cluster, self.dial, worker=False)
         system.open(self._authority.cluster)
         clock = Clock(f"bigm-leases-{self.name}")
@@ -125,6 +141,7 @@ class Cluster(Groups):
             timeouts=settings.timeouts,
             clock=clock,
         )
+        self._shipping = self._open_shipping(clock)
         self._common = Common(
             name=self.name,
             system=system,
@@ -136,6 +153,7 @@ class Cluster(Groups):
             leases=Leases(system.timer or clock, settings.timeouts),
             keeper=None if system.capabilities.local else self._keeper(),
             sharing=self._sharing,
+            shipping=self._shipping,
             run=self._session.run,
             output=self._session.open(self),
         )
@@ -218,6 +236,7 @@ class Cluster(Groups):
         env: Mapping[str, str] | None = None,
         args: Sequence[str] | None = None,
         on_worker_death: Literal["stop", "restart"] = "stop",
+        bundle: Bundle | None = None,
     ) -> list[Machine]:
         """Launch machines that run this program and serve *services*. They may still be starting when this returns.
 
@@ -232,11 +251,14 @@ class Cluster(Groups):
             on_worker_death: what a worker's death means: "stop" stops its machine, with the cause. "restart" starts the
                 worker anew and sets its services up again: calls in flight on it raise `WorkerDied`, later ones go to
                 the others or wait. A worker that dies again and again stops its machine.
+            bundle: what machines are brought and run; None: this program as it was at the cluster's first start, where
+                machines are elsewhere or `bundle.rehearse` is set, else the driver's own environment.
         Returns:
             At least one machine. Fewer than *n* is said on standard error.
         Raises:
             ConfigError: an argument is wrong, or the system cannot do that.
             NotPicklable: a service cannot be pickled; names the path to what cannot.
+            ProgramError: the program cannot be bundled: a file cannot be read, or too much would travel.
             SystemFault: not one instance could be launched.
         """
         self._check_open()
@@ -250,6 +272,7 @@ class Cluster(Groups):
             env=env,
             args=args,
             on_worker_death=on_worker_death,
+            bundle=self._bundle(bundle),
         )
         self._session.terminal.phase(f"starting {_machines(count)} on {self._system.name}")
         stewards = self._launch(count, plan)
@@ -267,6 +290,7 @@ class Cluster(Groups):
         env: Mapping[str, str] | None = None,
         args: Sequence[str] | None = None,
         on_worker_death: Literal["stop", "restart"] = "stop",
+        bundle: Bundle | None = None,
     ) -> list[Machine]:
         """As `start`, for `await`. Cancelled, it is carried through: what was launched is among `machines`."""
         return await in_thread(
@@ -278,6 +302,7 @@ class Cluster(Groups):
             env=env,
             args=args,
             on_worker_death=on_worker_death,
+            bundle=bundle,
         )
 
     def wait(
@@ -295,7 +320,8 @@ class Cluster(Groups):
             ConfigError: an argument is wrong.
         """
         check_timeout(timeout)
-        wait = _Wait(self.machines if machines is None else machine_list("cluster.wait", machines), state)
+        wanted = self.machines if machines is None else machine_list("cluster.wait", machines)
+        wait = _Wait(wanted, state, self._shipping.tally)
         with self._session.terminal.live(wait.status), self._board:
             wait.check(self._board.wait_for(wait.over, timeout), timeout)
 
@@ -304,7 +330,8 @@ class Cluster(Groups):
     ) -> None:
         """As `wait`, for `await`."""
         check_timeout(timeout)
-        wait = _Wait(self.machines if machines is None else machine_list("cluster.await_state", machines), state)
+        wanted = self.machines if machines is None else machine_list("cluster.await_state", machines)
+        wait = _Wait(wanted, state, self._shipping.tally)
         with self._session.terminal.live(wait.status):
             wait.check(await self._board.until(wait.over, timeout), timeout)
 
@@ -529,6 +556,54 @@ class Cluster(Groups):
 
     # --- starting
 
+    def _open_shipping(self, clock: Clock) -> Shipping:
+        can, wishes = self._system.capabilities, self._settings.bundle
+        terms = Terms(
+            peers=can.peers,
+            extension=bytes if can.local else _extension_zip,
+            store=wishes.store,
+            keep=wishes.keep,
+            python=getattr(sys, "_base_executable", sys.executable) if can.local else "",
+        )
+        terminal, timeouts = self._session.terminal, self._settings.timeouts
+        return Shipping(self.name, terms, timeouts=timeouts, clock=clock, warn=terminal.warn, say=terminal.phase)
+
+    def _bundle(self, given: Bundle | None) -> Bundle | None:
+        """What machines are brought: *given*, this program, or nothing, since they run the driver's environment."""
+        can = self._system.capabilities
+        if given is not None and not isinstance(given, Bundle):
+            raise ConfigError(f"cluster.start takes a bundle that `bigm` has made, not {given!r:.200}")
+        if given is None and can.in_place and not self._settings.bundle.rehearse:
+            return None
+        if not can.processes:
+            raise NotSupported(
+                f"machines of {self._system.name} are threads of this process, which run no bundle",
+                hint="leave it out, or take --system local",
+            )
+        return given or self._make_bundle()
+
+    def _make_bundle(self) -> Bundle:
+        """The bundle of this run, which machines that start later run too, whatever was edited meanwhile."""
+        from bigm.bundle.build import make_bundle  # only systems elsewhere need one
+        from bigm.bundle.sources import Rules
+
+        with self._bundling:
+            if self._own_bundle is None:
+                settings, terminal, since = self._settings, self._session.terminal, time.monotonic()
+                rules = Rules(settings.bundle.include, settings.bundle.exclude, settings.bundle.limit)
+                found = make_bundle(settings.home, rules, tell=terminal.phase, progress=terminal.phase)
+                self._session.run.event(
+                    "bundled",
+                    cluster=self.name,
+                    bundle=found.digest,
+                    files=len(found.program.files),
+                    size=found.program.size,
+                    distributions=sum(len(layer.distributions) for layer in found.dependencies.values()),
+                    seconds=round(time.monotonic() - since, 3),
+                )
+                self._own_bundle = found
+            return self._own_bundle
+
     def _keeper(self) -> Keeper:
         from bigm.keeper import Keeper  # only systems elsewhere need one
 
@@ -726,6 +801,7 @@ class Cluster(Groups):
             last.callback(self._see_what_is_left)
             last.callback(self._common.pool.close)
             last.callback(self._sharing.close)
+            last.callback(self._shipping.close)
             for pings in self._dialled.values():
                 last.callback(pings.close, f"cluster {self.name} is shut down")
             for steward in self._stewards:
@@ -761,11 +837,12 @@ class Cluster(Groups):
 class _Wait:
     """A wait for *machines* to be at *state* or beyond."""
 
-    def __init__(self, machines: list[Machine], state: State) -> None:
+    def __init__(self, machines: list[Machine], state: State, tally: Tally) -> None:
         check_state(state)
         self._machines = machines
         self._waiting = self._machines
         self._state = state
+        self._tally = tally
 
     def over(self) -> bool:
         self._waiting = [machine for machine in self._waiting if machine.state < self._state]
@@ -773,7 +850,8 @@ class _Wait:
 
     def status(self) -> str:
         count = len(self._machines)
-        return f"{count - len(self._waiting)} of {_machines(count)} {self._state}"
+        shipping = self._tally.status()
+        return f"{count - len(self._waiting)} of {_machines(count)} {self._state}" + (shipping and f" · {shipping}")
 
     def check(self, over: bool, timeout: float | None) -> None:
         """Raise what there is to be raised after it."""
@@ -798,6 +876,12 @@ def _dotted(settings: Mapping[str, object]) -> dict[str, object]:
         else:
             found[key] = value
     return found
+
+
+def _extension_zip() -> bytes:
+    from bigm.bootstrap.agentzip import extension_zip
+
+    return extension_zip()
 
 
 def _agent_zip() -> bytes:

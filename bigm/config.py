@@ -32,6 +32,8 @@ USER_FILE = "config.yaml"
 FLAGS_VARIABLE = "BIGM_FLAGS"
 DEFAULT = "default"
 
+_OPTIONS = {"bundle.rehearse": "--bundle"}  # of `bigm run`, that are not named as what they set
+
 # What bigm itself passes through the environment, and is no setting.
 _NOT_SETTINGS = {FLAGS_VARIABLE, "BIGM_HOME", "BIGM_PROFILE", "BIGM_MACHINE"}
 
@@ -125,10 +127,29 @@ def _key(default: Any, kind: Kind, what: str) -> Any:
 
 
 @dataclass(frozen=True)
+class Bundling:
+    """The section `bundle`: what travels to machines, and what is kept there. Its fields are keys."""
+
+    rehearse: bool = _key(
+        False, TRUTH, "machines on this computer run a bundle, as those elsewhere do, not the driver's own environment"
+    )
+    include: tuple[str, ...] = _key(
+        (), LIST, "patterns, as in a .gitignore, of files that travel though they would be left out"
+    )
+    exclude: tuple[str, ...] = _key((), LIST, "patterns of files that stay here, besides those in .bigmignore")
+    limit: int = _key(2**30, BYTES, "the program's files may be this much in all, and are refused beyond")
+    store: str = _key(
+        "~/.cache/bigm", TEXT, "folder on machines where parts are kept for later runs; another where it cannot be used"
+    )
+    keep: int = _key(10 * 2**30, BYTES, "what is kept there and used by nobody is removed beyond this")
+
+
+@dataclass(frozen=True)
 class Settings:
     """What one cluster runs with, each value checked. The fields that are keys say what they mean.
 
     Args:
+        bundle: what travels to machines.
         timeouts: every limit in time.
         systems: the given options of each system, checked against its `Options`.
         home: bigm's folder of this user (`BIGM_HOME`), absolute.
@@ -156,6 +177,7 @@ class Settings:
         BYTES,
         "output a machine keeps for a driver that is slow or away; what it has to drop is counted and said",
     )
+    bundle: Bundling = field(default_factory=Bundling)
     timeouts: Timeouts = field(default_factory=Timeouts)
     systems: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     home: Path = field(default_factory=Path)
@@ -218,7 +240,7 @@ def load(
     if profile:
         _check_profile(profile, files)
     given = [_Given(name, value, f"argument {name}") for name, value in (overrides or {}).items()]
-    given += [_Given(name, value, f"--{name.replace('_', '-')}") for name, value in flags.items()]
+    given += [_Given(name, value, _OPTIONS.get(name, f"--{name.replace('_', '-')}")) for name, value in flags.items()]
     rest = [item for file in files for item in file.of_profile(profile)]
     system = next(
         (str(g.value) for g in given if g.key == "system" and g.value is not None), environ.get("BIGM_SYSTEM")
@@ -267,7 +289,7 @@ def keys_of(record: type, prefix: str = "") -> list[Key]:
 
 def general_keys() -> list[Key]:
     """The keys that do not belong to one system, in the order they are documented."""
-    return [*keys_of(Settings), *keys_of(Timeouts, "timeouts.")]
+    return [*keys_of(Settings), *keys_of(Bundling, "bundle."), *keys_of(Timeouts, "timeouts.")]
 
 
 def system_keys() -> list[Key]:
@@ -339,6 +361,7 @@ def _settings(given: Sequence[_Given], keys: _Keys, home: Path, profile: str) ->
         sections.setdefault(section, {})[option] = value
     return Settings(
         **sections.pop("", {}),
+        bundle=Bundling(**sections.pop("bundle", {})),
         timeouts=Timeouts(**sections.pop("timeouts", {})),
         systems=sections,
         home=home,

@@ -13,6 +13,7 @@ from typing import Literal
 
 from bigm import config
 from bigm.bootstrap.records import Main
+from bigm.bundle.bundle import Bundle
 from bigm.errors import ConfigError, NotSupported
 from bigm.program import interpreter_options, main_module, search_path
 from bigm.rpc import codec
@@ -43,6 +44,7 @@ class Plan:
         main: how its main module is imported.
         restart: workers that die are started anew.
         keeps: what the pickled services refer to without holding it.
+        bundle: what is brought to the machines; it says what their interpreter, path, folder and main module are.
     """
 
     services: Mapping[str, bytes]
@@ -59,6 +61,7 @@ class Plan:
     main: Main
     restart: bool
     keeps: object
+    bundle: Bundle | None = None
 
 
 def make_plan(
@@ -70,6 +73,7 @@ def make_plan(
     env: Mapping[str, str] | None,
     args: Sequence[str] | None,
     on_worker_death: str = "stop",
+    bundle: Bundle | None = None,
 ) -> Plan:
     """The plan for machines of *system*; arguments as those of `Cluster.start`.
 
@@ -79,6 +83,7 @@ def make_plan(
         NotPicklable: a service cannot be pickled; names the path to what cannot.
     """
     local = system.capabilities.local
+    here = local and bundle is None
     if procs != "all" and (isinstance(procs, bool) or not isinstance(procs, int) or procs < 1):
         raise ConfigError(f'procs must be a whole number from 1, or "all", not {procs!r}')
     if not system.capabilities.processes and (env or args or procs not in (1, "all")):
@@ -104,15 +109,16 @@ def make_plan(
         teardown=any(callable(getattr(service, "teardown", None)) for service in services.values()),
         procs=procs,
         cpus=system.expected_procs(spec) if local else 0,
-        python=sys.executable if local else "",
+        python=sys.executable if here else "",
         argv=tuple(sys.argv) if args is None else (sys.argv[0], *map(str, args)),
-        sys_path=search_path(),
-        env={**inherited, **overlay} if local else overlay,
-        inherit_env=not local,
-        cwd=_working_folder() if local else "",
+        sys_path=search_path() if bundle is None else (),
+        env={**inherited, **overlay} if here else {**dict.fromkeys(_NOT_FOR_MACHINES, ""), **overlay},
+        inherit_env=not here,
+        cwd=_working_folder() if here else "",
         main=main_module(),
         restart=on_worker_death == "restart",
         keeps=take_kept(),
+        bundle=bundle,
     )
 
 

@@ -34,6 +34,7 @@ from bigm.errors import (
     Unreachable,
     WireError,
 )
+from bigm.installed import Installed
 from bigm.leases import Lease, Leases
 from bigm.lifecycle import Action, Cause, Event, Phase, State, step
 from bigm.machine import Machine
@@ -46,6 +47,7 @@ from bigm.rpc.client import Client
 from bigm.rpc.tls import Credentials
 from bigm.runs import Run
 from bigm.sharing import Sharing
+from bigm.shipping import Shipped, Shipping
 from bigm.systems.base import ENDED, Instance, System, Timer
 from bigm.terminal import Output
 from bigm.timeouts import Timeouts
@@ -73,6 +75,7 @@ class Common:
         leases: renews them.
         keeper: renews them too, where machines are elsewhere.
         sharing: brings shared objects to them.
+        shipping: brings bundles to them.
         run: keeps events, journal and logs.
         output: shows output, and writes it to the logs.
     """
@@ -87,6 +90,7 @@ class Common:
     leases: Leases
     keeper: Keeper | None
     sharing: Sharing
+    shipping: Shipping
     run: Run
     output: Output
 
@@ -132,6 +136,7 @@ class Steward:
         self._enrolling = threading.Lock()
         self._watch: Watch | None = None
         self._info: Info | None = None
+        self._installed: Installed | None = None
         self._supervisors: tuple[Client, ...] = ()
         self._restarts: Restarts | None = None
         self._statuses: tuple[WorkerStatus, ...] = ()
@@ -210,7 +215,7 @@ class Steward:
             case Action.ENROL:
                 self._in_pool(self._enrol, Cause.ENROL)
             case Action.SHIP:
-                self.push(Event.SHIPPED)  # machines on this computer run the driver's own environment
+                self._ship()
             case Action.SPAWN:
                 self._in_pool(self._spawn, Cause.BOOT)
             case Action.REGISTER:
@@ -330,6 +335,39 @@ class Steward:
         if common.keeper is not None:
             common.keeper.add(self.machine.id, common.system.keeper_address(self.instance), lease.seconds)
 
+    def _ship(self) -> None:
+        if self._plan.bundle is None:  # they run the driver's own environment
+            self.push(Event.SHIPPED)
+            return
+        assert self._info is not None
+        self._common.shipping.install(
+            self.machine, self._info, self._plan.bundle, done=self._shipped, failed=self._not_shipped
+        )
+
+    def _shipped(self, shipped: Shipped) -> None:
+        """The bundle is there; on a thread that must not wait."""
+        self._installed = shipped.installed
+        self.machine.bundle = shipped.installed.bundle
+        self._common.run.event(
+            "shipped",
+            machine=self.label,
+            bundle=shipped.installed.bundle,
+            parts=shipped.parts,
+            sent=shipped.sent,
+            fetched=shipped.fetched,
+            seconds=round(shipped.seconds, 3),
+        )
+        self._soon(Event.SHIPPED)
+
+    def _not_shipped(self, error: BigmError) -> None:
+        if isinstance(error, WireError):
+            self._failed_later(Cause.SHIP, error)
+            return
+        what = f"machine {self.machine.addr} could not be brought its bundle: {error.message}"
+        failure = error if isinstance(error, SystemFault) else BootError(what, hint=error.hint)
+        failure.__cause__ = error if failure is not error else None
+        self._soon(Event.FAILED, Cause.SHIP, failure)
+
     def _spawn(self) -> None:
         common, machine = self._common, self.machine
         specs = [self._spec(proc) for proc in range(machine.procs)]
@@ -340,7 +378,7 @@ class Steward:
         plan, common = self._plan, self._common
         assert self._info is not None
         worker = common.authority.worker(self.machine.id, proc)
-        return WorkerSpec(
+        spec = WorkerSpec(
             proc=proc,
             python=plan.python or self._info.executable,
             identity=worker.identity.uri,
@@ -358,6 +396,7 @@ class Steward:
             timeouts=asdict(common.timeouts),
             restart=plan.restart,
         )
+        return spec if self._installed is None else self._installed.adapt(spec)
 
     def _workers_late(self) -> None:
         if self.machine._phase is Phase.SPAWNING:
@@ -630,6 +669,8 @@ class Steward:
         if common.keeper is not None:
             common.keeper.remove(machine.id)
         machine._agent.close()
+        if self._plan.bundle is not None:
+            common.shipping.gone(machine)
 
     def _tear_down(self) -> None:
         timeout = self._common.timeouts.teardown

@@ -258,7 +258,7 @@ class Elsewhere(Local):
     """Machines that believe they are on another computer: their leases are kept by the keeper, and nothing else."""
 
     name = "elsewhere"
-    capabilities = Capabilities(ends="agent", local=False)
+    capabilities = Capabilities(ends="agent", local=False, in_place=True)
 
     def __init__(self) -> None:
         super().__init__(parent_death=False)

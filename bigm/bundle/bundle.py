@@ -67,9 +67,18 @@ class Bundle:
         facts = [self.program.digest, self.machine.digest, layers, self.sys_path, self.main, self.cwd, self.python]
         return hashlib.sha256(json.dumps(facts).encode("ascii")).hexdigest()
 
-    def parts(self, platform: str = "") -> dict[str, int]:
-        """Every part a machine of *platform* needs, the manifests among them, with its size in bytes."""
-        layer = self.dependencies.get(platform) or self.dependencies.get("")
+    def layer(self, platform: str = "") -> Dependencies | None:
+        """The dependency layer of machines of *platform*, if there is one."""
+        return self.dependencies.get(platform) or self.dependencies.get("")
+
+    def parts(self, platform: str = "", *, dependencies: bool = True) -> dict[str, int]:
+        """Every part a machine of *platform* needs, the manifests among them, with its size in bytes.
+
+        Args:
+            platform: the machine's.
+            dependencies: those of the dependency layer too; a machine that has its environment needs none of them.
+        """
+        layer = self.layer(platform) if dependencies else None
         manifests = [self.program, self.machine, *([layer.manifest] if layer else [])]
         found = {file.digest: file.size for manifest in manifests for file in manifest.files}
         found.update((manifest.digest, len(manifest.to_bytes())) for manifest in manifests)

@@ -86,7 +86,10 @@ def _helps(command: Any, parent: Any, name: str) -> Iterator[tuple[str, str]]:
 
 
 _BLOCKS: dict[str, Callable[[], str]] = {"commands": help_pages, "keys": key_table}
-_SECTIONS = {"timeouts": "Every limit in time. Docs: docs/lifecycle.md."}
+_SECTIONS = {
+    "bundle": "What is brought to machines. Docs: docs/bundles.md.",
+    "timeouts": "Every limit in time. Docs: docs/lifecycle.md.",
+}
 _EXAMPLE_HEAD = """\
 # Every setting of bigm, with its default; printed by `python -m bigm.cli.docs`.
 #

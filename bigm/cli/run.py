@@ -57,6 +57,9 @@ def run(
     procs: Annotated[
         str | None, typer.Option(metavar="K|all", help="Workers on each machine, where the program does not say.")
     ] = None,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Machines on this computer run a bundle, as those elsewhere do.")
+    ] = False,
     module: Annotated[bool, typer.Option("-m", help="PROGRAM is a module, as in python -m.")] = False,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="The cluster's name in messages and labels.")] = None,
     machine_output: Annotated[
@@ -84,6 +87,7 @@ def run(
         "name": name,
         "machine_output": machine_output,
         "profile": profile,
+        "bundle.rehearse": True if bundle else None,
         "verbosity": "quiet" if quiet else "verbose" if verbose else None,
     }
     flags = {key: value for key, value in given.items() if value is not None}

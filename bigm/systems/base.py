@@ -40,6 +40,8 @@ class Capabilities:
     Args:
         ends: who ends an instance whose agent has ended: the provider, the agent itself, or nobody.
         local: instances are on this computer: they run the driver's own environment and die with the driver.
+        in_place: machines have this computer's files, and run the driver's own environment where it is; else, or when
+            it is rehearsed, they are brought a bundle.
         processes: workers are processes of their own; else they are threads of the driver's process.
         peers: machines can dial one another's addresses.
         hard_deadline: the provider itself ends an instance at its maximum lifetime.
@@ -49,6 +51,7 @@ class Capabilities:
 
     ends: Literal["provider", "agent", "none"] = "agent"
     local: bool = False
+    in_place: bool = False
     processes: bool = True
     peers: bool = True
     hard_deadline: bool = False

@@ -70,7 +70,7 @@ class InProcess(System):
     """
 
     name = "inprocess"
-    capabilities = Capabilities(ends="agent", local=True, processes=False)
+    capabilities = Capabilities(ends="agent", local=True, in_place=True, processes=False)
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, network: Network | None = None) -> None:
         self._clock = clock

@@ -50,7 +50,7 @@ class Local(System):
         )
 
     name = "local"
-    capabilities = Capabilities(ends="agent", local=True)
+    capabilities = Capabilities(ends="agent", local=True, in_place=True)
 
     def __init__(self, *, parent_death: bool = True) -> None:
         self._parent_death = parent_death

@@ -1,0 +1,90 @@
+"""Makes the bundle of the program that runs: its files, bigm's modules and the environment's distributions, as now.
+
+A second run of the same program finds all but what was edited in the driver's store, and starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bigm.bootstrap.records import Main
+from bigm.bundle.bundle import Bundle
+from bigm.bundle.dependencies import dependency_layer
+from bigm.bundle.layout import Layout, find_layout
+from bigm.bundle.sources import Rules, collect, machine_tree
+from bigm.errors import ProgramError
+from bigm.parts import Parts
+from bigm.program import main_module, search_path
+
+
+def cache_folder(home: Path) -> Path:
+    """Where the driver keeps what it may need again, in bigm's folder *home*."""
+    return home / "cache"
+
+
+def driver_parts(home: Path) -> Parts:
+    """The driver's own store of parts."""
+    return Parts(str(cache_folder(home) / "parts"))
+
+
+def make_bundle(
+    home: Path, rules: Rules, *, tell: Callable[[str], None], progress: Callable[[str], None] = lambda text: None
+) -> Bundle:
+    """Make the bundle of this process's program.
+
+    Its files are copied into the driver's store: whatever is edited from now on, machines run what is in it.
+
+    Args:
+        home: bigm's folder of this user.
+        rules: what of the program's files travels.
+        tell: told what the user should know.
+        progress: told in a few words what takes time.
+    Raises:
+        ProgramError: a file cannot be read, more would travel than may, or the main module would not.
+        ConfigError: the environment cannot be bundled.
+        BigmError: the store cannot be written.
+    """
+    main, path, cwd = main_module(), search_path(), _working_folder()
+    layout = find_layout(main.file, path, cwd)
+    store = driver_parts(home)
+    collected = collect(layout, store, rules)
+    layer = dependency_layer(sys.executable, store, cache_folder(home), progress=progress)
+    for note in (*collected.notes, *layer.notes):
+        tell(note)
+    return Bundle(
+        program=collected.manifest,
+        machine=machine_tree(store),
+        dependencies={"": layer},
+        sys_path=layout.search_path,
+        main=place_main(main, layout),
+        cwd=layout.cwd,
+        python="{}.{}".format(*sys.version_info),
+        store=store,
+    )
+
+
+def place_main(main: Main, layout: Layout) -> Main:
+    """How the main module is imported on machines, with paths in the tree.
+
+    Raises:
+        ProgramError: it is a file that lies nowhere in the tree.
+    """
+    file = layout.place(main.file) if main.file else None
+    if main.kind != "path":
+        return main._replace(file=file or "")
+    if file is None:
+        raise ProgramError(
+            f"the script {main.value} is among the interpreter's own files, which do not travel",
+            hint="run it with -m, or from a folder of your own",
+        )
+    return main._replace(value=file, file=file)
+
+
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return os.path.dirname(main_module().file) or "/"  # it was removed: it matters for where the program lies only
