@@ -120,7 +120,8 @@ class Installer:
             return self._lay_out_own(store, tree, manifest)
 
         def make(path: str) -> Mapping[str, Any]:
-            trees.write(tree, store.parts, path, work=store.work)
+            room = tree.size + folders.RESERVE
+            store.with_room(room, lambda: trees.write(tree, store.parts, path, work=store.work))
             return {"size": tree.size}
 
         return store.keep(f"tree-{manifest}", make)[0]
@@ -207,11 +208,7 @@ class Installer:
 
         def make(path: str) -> Mapping[str, Any]:
             store.parts.get(digest, 0, 1)  # raises when it is not here
-            try:
-                return interpreter.unpack(archive, path)
-            except folders.StoreError:
-                store.trim(room=_UNPACKED * os.path.getsize(archive))
-                return interpreter.unpack(archive, path)
+            return store.with_room(_UNPACKED * os.path.getsize(archive), lambda: interpreter.unpack(archive, path))
 
         folder, known = store.keep(f"python-{digest}", make)
         _trim_soon(store)

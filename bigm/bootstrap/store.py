@@ -4,6 +4,7 @@
     kept/<name>/              trees and environments
     kept/<name>.lock          the lock of each, which says what it is: shared by its users, exclusive to who removes it
     kept/<name>.making        locked by who makes it, while others wait
+    kept/<name>.written       it is on the disk for certain
     users/<id>/               what one machine is receiving or making; removed with the machine, or by the next one
     users/<id>.lock           locked for as long as that machine lives
     id                        a random one: machines that read the same one share this store
@@ -12,8 +13,9 @@
 Several processes use it at the same time, and any of them may die at any moment. Locks end with who holds them; a name
 appears by one rename; what is in `users` belongs to one machine alone.
 
-Only big parts are written through to the disk, and nothing that is made of parts is: when the computer was started anew
-since, small parts are verified again and what was made before is made again, unless it has been written out meanwhile.
+Only big parts are written through to the disk, and nothing that is made of parts is: that would hold up everybody. When
+the computer was started anew, it may have crashed: small parts are verified again, and what was made shortly before is
+made again, unless somebody still used it so much later that the kernel had long written it out.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Optional, TypeVar
 
 from bigm.bootstrap import folders
 from bigm.bootstrap.folders import StoreError
@@ -36,6 +38,9 @@ from bigm.bootstrap.locks import Lock, held
 from bigm.parts import WRITTEN_THROUGH, PartError, Parts
 
 _FRESH = 3600.0  # seconds for which a part is kept that somebody sent or asked for
+_WRITTEN = 300.0  # seconds after which all kernels have written to the disk what they were given, ten times over
+
+T = TypeVar("T")
 
 
 class Store:
@@ -44,11 +49,17 @@ class Store:
     Args:
         path: its folder, one that `folders.check` finds nothing wrong with.
         bound: bytes to which it is trimmed of what nobody uses; 0: not at all.
+        boot: which boot of the computer this is; asked of the kernel when None.
+        clock: seconds since 1970.
     """
 
-    def __init__(self, path: str, bound: int = 0) -> None:
+    def __init__(
+        self, path: str, bound: int = 0, *, boot: Optional[str] = None, clock: Callable[[], float] = time.time
+    ) -> None:
         self.path = path
         self.bound = bound
+        self._boot = _boot() if boot is None else boot
+        self._clock = clock
         for name in ("parts", "kept", "users"):
             os.makedirs(os.path.join(path, name), mode=0o700, exist_ok=True)
         self._lock = threading.Lock()
@@ -110,12 +121,12 @@ class Store:
         lock = Lock(f"{path}.lock")
         try:
             lock.take(exclusive=False)
-            if not _stands(lock.read(), path):
+            if not self._stands(lock.read(), path):
                 with held(f"{path}.making"):
-                    if not _stands(lock.read(), path):
+                    if not self._stands(lock.read(), path):
                         lock.write({})
                         _remove(path)
-                        lock.write({**make(path), "boot": _boot()})
+                        lock.write({**make(path), "boot": self._boot, "made": self._clock()})
         except BaseException:
             lock.close()
             raise
@@ -129,7 +140,7 @@ class Store:
         if not os.path.isdir(path):
             return {}
         lock = Lock(f"{path}.lock")
-        if lock.take(exclusive=False, wait=False) and _stands(lock.read(), path):
+        if lock.take(exclusive=False, wait=False) and self._stands(lock.read(), path):
             lock.touch()
             self._use(name, lock)
             return lock.read()
@@ -140,14 +151,22 @@ class Store:
         """Bytes that may still be written here."""
         return folders.free(self.path)
 
+    def with_room(self, room: int, work: Callable[[], T]) -> T:
+        """Do *work*; again with *room* bytes made free, as far as that is possible, when the disk refuses it."""
+        try:
+            return work()
+        except StoreError:
+            self.trim(room)
+            return work()
+
     def trim(self, room: int = 0) -> None:
         """Remove what nobody uses, the longest unused first, down to the bound and until *room* bytes are free.
 
-        Nothing while another process does the same.
+        Without *room* nothing is done while another process does the same.
         """
         lock = Lock(os.path.join(self.path, "trim.lock"))
         try:
-            if lock.take(exclusive=True, wait=False):
+            if lock.take(exclusive=True, wait=bool(room)):
                 self._trim(room)
         finally:
             lock.close()
@@ -156,21 +175,33 @@ class Store:
         """Let go of all that was in use, and remove what was not finished."""
         if os.getpid() != self._pid:
             return  # forked: it is our parent's
+        self._pid = 0
         atexit.unregister(self.close)
         with self._lock:
             used, self._used = self._used, {}
-        for lock in used.values():
+        for name, lock in used.items():
+            self._note_written(name, lock)
             lock.close()
         shutil.rmtree(self.work, ignore_errors=True)
-        if self._alive.take(exclusive=True, wait=False):
-            self._alive.remove()
+        self._alive.remove()
 
     def _use(self, name: str, lock: Lock) -> None:
+        self._note_written(name, lock)
         with self._lock:
             before = self._used.pop(name, None)
             self._used[name] = lock
         if before is not None:
             before.close()
+
+    def _stands(self, record: Mapping[str, Any], path: str) -> bool:
+        safe = record.get("boot") == self._boot or os.path.exists(f"{path}.written")
+        return bool(record) and safe and os.path.isdir(path)
+
+    def _note_written(self, name: str, lock: Lock) -> None:
+        made = lock.read().get("made")
+        path = os.path.join(self.path, "kept", f"{name}.written")
+        if made and self._clock() > made + _WRITTEN and not os.path.exists(path):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
 
     def _identify(self) -> str:
         path = os.path.join(self.path, "id")
@@ -197,36 +228,52 @@ class Store:
 
     def _verify_after_boot(self) -> None:
         path = os.path.join(self.path, f"boot-{platform.node()}")
-        now = _boot()
-        before = now
+        before = now = self._boot
         if os.path.exists(path):
             with open(path, encoding="ascii") as file:
                 before = file.read()
         if before != now:
-            for entry in os.scandir(os.path.join(self.path, "parts")):
-                if entry.stat().st_size < WRITTEN_THROUGH and _digest(entry.path) != entry.name:
-                    os.unlink(entry.path)
+            for facts, part in self._parts_here():
+                if facts.st_size < WRITTEN_THROUGH and _digest(part) != os.path.basename(part):
+                    os.unlink(part)
         with open(path, "w", encoding="ascii") as file:
             file.write(now)
 
     def _trim(self, room: int) -> None:
-        found: list[tuple[float, int, str, bool]] = []
-        for entry in os.scandir(os.path.join(self.path, "parts")):
-            facts = entry.stat()
-            found.append((facts.st_mtime, facts.st_size, entry.path, True))
-        kept = os.path.join(self.path, "kept")
-        for name in {each.partition(".")[0] for each in os.listdir(kept)}:
-            path = os.path.join(kept, name)
+        found = [(facts.st_mtime, facts.st_size, path, True) for facts, path in self._parts_here()]
+        for path in self._kept_here():
             lock = Lock(f"{path}.lock")
-            facts = os.stat(f"{path}.lock")
-            found.append((facts.st_mtime, int(lock.read().get("size", 0)), path, False))
+            facts, record = os.stat(f"{path}.lock"), lock.read()
             lock.close()
+            if record or not self._drop(path):  # what was not finished goes at once, unless it is being made now
+                found.append((facts.st_mtime, int(record.get("size", 0)), path, False))
         total = sum(size for _, size, _, _ in found)
         for _, size, path, is_part in sorted(found):
             if not (self.bound and total > self.bound) and self.free() >= room:
                 return
-            if _drop_part(path) if is_part else self._drop(path):
+            if self._drop_part(path) if is_part else self._drop(path):
                 total -= size
+
+    def _parts_here(self) -> Iterator[tuple[os.stat_result, str]]:
+        for entry in os.scandir(os.path.join(self.path, "parts")):
+            try:
+                yield entry.stat(), entry.path
+            except FileNotFoundError:
+                pass  # another process trims too
+
+    def _kept_here(self) -> list[str]:
+        kept = os.path.join(self.path, "kept")
+        return sorted({os.path.join(kept, each.partition(".")[0]) for each in os.listdir(kept)})
+
+    def _drop_part(self, path: str) -> bool:
+        """Remove a part, unless somebody sent it or asked for it just now."""
+        try:
+            if self._clock() - os.stat(path).st_mtime < _FRESH:
+                return False
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        return True
 
     def _drop(self, path: str) -> bool:
         """Remove what is kept there, unless somebody uses it."""
@@ -242,25 +289,12 @@ class Store:
             lock.close()
 
 
-def _stands(record: Mapping[str, Any], path: str) -> bool:
-    written = bool(record) and (record.get("synced") or record.get("boot") == _boot())
-    return written and os.path.isdir(path)
-
-
 def _remove(path: str) -> None:
+    if os.path.exists(f"{path}.written"):
+        os.unlink(f"{path}.written")
     shutil.rmtree(path, ignore_errors=True)
     if os.path.lexists(path):
         raise StoreError(f"cannot remove {path}", hint="see what is in it")
-
-
-def _drop_part(path: str) -> bool:
-    try:
-        if time.time() - os.stat(path).st_mtime < _FRESH:
-            return False
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    return True
 
 
 def _digest(path: str) -> str:

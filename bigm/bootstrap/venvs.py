@@ -70,24 +70,7 @@ def make(tree: Manifest, store: Store, python: str, folder: str, mark: str) -> M
         VenvError: pex does not make it, or not for that interpreter.
     """
     asked = pythons.paths(python)
-    work = tempfile.mkdtemp(prefix="venv-", dir=store.work)
-    try:
-        pex = os.path.join(work, "pex")
-        trees.write(tree, store.parts, pex, work=work, link=True)
-        timeout = _PATIENCE + tree.size / _SLOWEST
-        said = _run_pex(pex, python, folder, work, mark, timeout)
-        if _FULL in said:
-            store.trim(room=_GROWS * tree.size)
-            shutil.rmtree(folder, ignore_errors=True)
-            said = _run_pex(pex, python, folder, work, mark, timeout)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    if _FULL in said:
-        raise StoreError(
-            f"an environment of {tree.size >> 20} MiB, packed, cannot be unpacked in {store.path}, where "
-            f"{store.free() >> 20} MiB are free: {_FULL.lower()}",
-            hint="make room there, or name another folder",
-        )
+    said = store.with_room(_GROWS * tree.size, lambda: _unpack(tree, store, python, folder, mark))
     own = os.path.join(folder, "bin", "python")
     try:
         made = pythons.paths(own)
@@ -99,6 +82,23 @@ def make(tree: Manifest, store: Store, python: str, folder: str, mark: str) -> M
             f"which is {asked['version']} in {asked['base']}"
         )
     return {**made, "python": own, "size": _size(folder)}
+
+
+def _unpack(tree: Manifest, store: Store, python: str, folder: str, mark: str) -> str:
+    work = tempfile.mkdtemp(prefix="venv-", dir=store.work)
+    try:
+        pex = os.path.join(work, "pex")
+        trees.write(tree, store.parts, pex, work=work, link=True)
+        said = _run_pex(pex, python, folder, work, mark, _PATIENCE + tree.size / _SLOWEST)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    if _FULL in said:
+        raise StoreError(
+            f"an environment of {tree.size >> 20} MiB, packed, cannot be unpacked in {store.path}, where "
+            f"{store.free() >> 20} MiB are free: {_FULL.lower()}",
+            hint="make room there, or name another folder",
+        )
+    return said
 
 
 def _run_pex(pex: str, python: str, folder: str, work: str, mark: str, timeout: float) -> str:
