@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigm.config import Settings, general_keys, load
+from bigm.config import Bundling, Settings, general_keys, load
 from bigm.errors import ConfigError
 from bigm.timeouts import Timeouts
 
@@ -187,20 +187,21 @@ def test_whatever_stands_in_a_file_it_is_settings_or_one_clear_error(text: str) 
 def test_the_example_has_every_key_and_says_the_defaults(place: Place) -> None:
     place.file((ROOT / "bigm.yaml.example").read_text())
     settings = place.load()
-    assert settings.timeouts == Timeouts()
+    assert (settings.timeouts, settings.bundle) == (Timeouts(), Bundling())
     for key in general_keys():
-        if not key.name.startswith("timeouts."):
+        if "." not in key.name:
             assert key.default == getattr(settings, key.name), key.name
     given_keys = {key.name for key in general_keys() if settings.origin(key.name) != "default"}
-    unset = {"nmach", "name"}  # named there without a value
+    unset = {"nmach", "name", "bundle.include", "bundle.exclude"}  # named there without a value
     assert {key.name for key in general_keys()} == given_keys | unset
     text = (ROOT / "bigm.yaml.example").read_text()
-    assert all(f"\n{name}:\n" in text for name in unset)
+    assert all(f" {name.rpartition('.')[2]}:\n" in text.replace("\n", "\n ") for name in unset)
 
 
 def test_every_key_says_what_it_is() -> None:
     assert all(key.what and key.what == key.what.strip(" .") for key in general_keys())
-    assert len({key.name for key in general_keys()}) == len(Timeouts.__dataclass_fields__) + 8
+    sections = len(Timeouts.__dataclass_fields__) + len(Bundling.__dataclass_fields__)
+    assert len({key.name for key in general_keys()}) == sections + 8
 
 
 def test_importing_it_costs_no_library() -> None:
