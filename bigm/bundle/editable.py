@@ -1,7 +1,8 @@
 """Projects that are installed editable: where their sources are, and under which names they are imported.
 
 Most need nothing: a `.pth` file has put their folder on `sys.path`. Others have a finder on `sys.meta_path` that maps
-names to folders; it stays behind on the driver, so what it maps must be found by `sys.path` on machines.
+names to folders; it stays behind on the driver, so what it maps must be found by `sys.path` on machines. So must their
+metadata, which are among the installed distributions: version and entry points.
 
 Source: PEP 610 (direct_url.json), PEP 660; the finders of setuptools (`command/editable_wheel.py`), of the package
 `editables` (hatchling, pdm) and of scikit-build-core (`_editable_redirect.py`). What another finder has imported
@@ -16,18 +17,35 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from types import ModuleType
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+METADATA = frozenset({"METADATA", "entry_points.txt", "top_level.txt"})  # the rest is of this computer
 
-def projects(site: Iterable[str]) -> list[str]:
-    """Folders of the projects that are installed editable in these folders of distributions."""
-    found: dict[str, None] = {}
+
+class Project(NamedTuple):
+    """One that is installed editable.
+
+    Args:
+        folder: where it is.
+        metadata: its `.dist-info` folder among the installed distributions.
+    """
+
+    folder: str
+    metadata: str
+
+
+def projects(site: Iterable[str]) -> list[Project]:
+    """What is installed editable in these folders of distributions."""
+    found: dict[str, Project] = {}
     for folder in site:
         with contextlib.suppress(OSError):
             for name in sorted(os.listdir(folder)):
-                if name.endswith(".dist-info"):
-                    found[_project(os.path.join(folder, name, "direct_url.json"))] = None
-    return [path for path in found if path]
+                path = os.path.join(folder, name)
+                project = _project_of(path) if name.endswith(".dist-info") else ""
+                if project:
+                    found.setdefault(name, Project(project, path))
+    return list(found.values())
 
 
 def mapped(finders: Iterable[object], modules: Mapping[str, ModuleType]) -> dict[str, list[str]]:
@@ -73,9 +91,9 @@ def finders() -> list[object]:
     return list(sys.meta_path)
 
 
-def _project(path: str) -> str:
+def _project_of(metadata: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(os.path.join(metadata, "direct_url.json"), encoding="utf-8") as file:
             said = json.load(file)
         url = urlsplit(said["url"])
         if said["dir_info"]["editable"] and url.scheme == "file":

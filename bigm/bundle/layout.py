@@ -67,8 +67,8 @@ def find_layout(
         found.add_cwd(cwd, sys_path)
     for entry in sys_path:
         found.add_entry(entry)
-    for folder in editable.projects(found.interpreter.site):
-        found.add_editable(folder)
+    for project in editable.projects(found.interpreter.site):
+        found.add_editable(project)
     for name, paths in editable.mapped(editable.finders() if finders is None else finders, modules).items():
         if name.partition(".")[0] != "bigm":
             found.add_mapped(name, paths)
@@ -103,6 +103,7 @@ class _Found:
     wanted: dict[str, None] = field(default_factory=dict)
     searched: dict[str, None] = field(default_factory=dict)  # what `sys.path` has on machines besides
     renamed: dict[str, str] = field(default_factory=dict)  # import name -> folder that is called otherwise
+    metadata: list[str] = field(default_factory=list)  # of editable projects
     notes: list[str] = field(default_factory=list)
 
     def add_script(self, script: str) -> None:
@@ -145,11 +146,12 @@ class _Found:
                 self.whole[path] = None
                 self.wanted[path] = None
 
-    def add_editable(self, folder: str) -> None:
-        """A project that is installed editable."""
-        path = os.path.realpath(folder)
+    def add_editable(self, project: editable.Project) -> None:
+        """A project that is installed editable; bigm itself travels as a tree of its own."""
+        path = os.path.realpath(project.folder)
         if os.path.isdir(path) and path != os.path.dirname(_OWN) and not is_wide(path):
             self.whole[path] = None
+            self.metadata.append(project.metadata)
 
     def add_mapped(self, name: str, paths: Sequence[str]) -> None:
         """A package, module or namespace package that a finder maps to these paths."""
@@ -204,11 +206,15 @@ class _Found:
         )
 
     def _copies(self, layout: Layout) -> tuple[list[Anchor], list[str]]:
-        """Anchors for what is imported under another name than its folder's, and what of the tree is searched for them.
+        """Anchors for what must be found at another place than it has here, and what of the tree is searched for them.
 
-        A package within a mapped one must lie in that one's folder; others lie in a folder made for them.
+        That is metadata, and what is imported under another name than its folder's. A package within a mapped one must
+        lie in that one's folder; others lie in a folder made for them.
         """
-        copies: list[Anchor] = []
+        copies = [
+            Anchor(path, f"{MAPPED}/{os.path.basename(path)}", only=editable.METADATA, copy=True)
+            for path in self.metadata
+        ]
         places: dict[str, str] = {}
         for name, path in sorted(self.renamed.items()):
             parent, _, last = name.rpartition(".")
@@ -221,7 +227,7 @@ class _Found:
                 self.notes.append(
                     f"{name} is installed editable from {file}, which machines cannot import by that name"
                 )
-        made = any(place.startswith(MAPPED + "/") for place in places.values())
+        made = any(copy.name.startswith(MAPPED + "/") for copy in copies)
         return copies, [MAPPED] if made else []
 
     def _folder_of(self, name: str) -> str:
