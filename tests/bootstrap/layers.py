@@ -8,7 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-OPTIONS = ("--layout", "packed", "--venv", "prepend", "--sh-boot", "--include-tools", "--no-index")
+OPTIONS = ("--layout", "packed", "--venv", "prepend", "--sh-boot", "--include-tools")
 
 
 def wheel(folder: Path, name: str, files: dict[str, str], requires: str = "") -> Path:
@@ -29,10 +29,11 @@ def wheel(folder: Path, name: str, files: dict[str, str], requires: str = "") ->
     return path
 
 
-def packed(folder: Path, *wheels: Path) -> dict[str, bytes]:
-    """The files of a packed pex, by path."""
+def packed(folder: Path, wheels: Path, *names: str) -> dict[str, bytes]:
+    """The files of a packed pex of the named wheels in a folder, by path. pip, which takes seconds, is not asked."""
     made = folder / "layer.pex"
-    command = [sys.executable, "-m", "pex", *map(str, wheels), *OPTIONS, "--pex-root", str(folder / "root")]
+    given = ["--pre-resolved-dists", str(wheels), *names, "--pex-root", str(folder / "root")]
+    command = [sys.executable, "-m", "pex", *given, *OPTIONS]
     answer = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0, answer.stderr
     return {
@@ -44,6 +45,8 @@ def packed(folder: Path, *wheels: Path) -> dict[str, bytes]:
 
 def greeting(folder: Path) -> dict[str, bytes]:
     """A layer whose module `greeting` says hello."""
-    os.makedirs(folder, exist_ok=True)
+    wheels = folder / "wheels"
+    os.makedirs(wheels, exist_ok=True)
     text = "def hello():\n    print('hello')\n"
-    return packed(folder, wheel(folder, "greeting", {"greeting/__init__.py": text, "greeting/words.txt": "hello"}))
+    wheel(wheels, "greeting", {"greeting/__init__.py": text, "greeting/words.txt": "hello"})
+    return packed(folder, wheels, "greeting")
