@@ -60,7 +60,7 @@ _GET_BYTES = 4 << 20  # of a part in one reply
 # Who may call what. The driver may call everything once the machine is enrolled.
 _BEFORE_ENROLMENT = frozenset({"enrol", "info", "ping"})
 _OF_KEEPER = frozenset({"keepalive", "release", "ping"})
-_OF_PEERS = frozenset({"ping", "info", "have", "get"})
+_OF_PEERS = frozenset({"ping", "info", "have", "get", "get_many", "sizes"})
 _METHODS = (
     *("enrol", "info", "ping", "keepalive", "release"),
     *("have", "put", "get", "extend"),
@@ -264,7 +264,7 @@ class Agent:
             self._parts.get(digest, 0, 1)
             for package in (bigm, bigm.bootstrap, bigm.rpc):
                 package.__path__.append(os.path.join(self._parts.path(digest), *package.__name__.split(".")))
-        importlib.import_module("bigm.bootstrap.installer").serve(self.server, self._folder, self._mark)
+        importlib.import_module("bigm.bootstrap.installer").serve(self.server, self._folder, self._mark, self.say)
 
     def start_workers(self, specs: Sequence[WorkerSpec]) -> list[WorkerStatus]:
         """Start workers. Returns when they are processes; when they serve, `watch` tells.

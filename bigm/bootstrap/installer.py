@@ -3,25 +3,27 @@
 It is not in the agent's zip. A driver that ships a bundle sends it after enrolment, with all it needs besides, and has
 the agent serve it (`Agent.extend`); machines that need no bundle never see it.
 
-Other machines may ask for parts (`have`, `get`); all else is the driver's.
+Other machines may ask for parts (`have`, `sizes`, `get`, `get_many`); all else is the driver's.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
-from bigm.bootstrap import folders, interpreter, pythons, report, trees, venvs
+from bigm.bootstrap import fetching, folders, interpreter, pythons, report, trees, venvs
 from bigm.bootstrap.store import Store
-from bigm.errors import BigmError
+from bigm.errors import BigmError, ConfigError
 from bigm.manifest import Manifest
+from bigm.parts import PartError
 from bigm.rpc.server import Server
 
 SERVICE = "Installer"
 _METHODS = (
-    *("open", "have", "put", "put_many", "get", "lay_out", "find_environment", "environment"),
+    *("open", "have", "put", "put_many", "get", "get_many", "sizes", "fetch"),
+    *("lay_out", "find_environment", "environment"),
     *("pythons", "examine", "find_interpreter", "interpreter", "stdlib"),
 )
 _GET_BYTES = 4 << 20  # of a part in one reply
@@ -29,15 +31,16 @@ _UNPACKED = 5  # times that the archive of an interpreter becomes larger, as a g
 _MANIFEST_BYTES = 1 << 30  # of a manifest: any
 
 
-def serve(server: Server, folder: str, mark: str) -> None:
+def serve(server: Server, folder: str, mark: str, say: Callable[[str], None]) -> None:
     """Register the installer with the agent's server; done once, however often.
 
     Args:
         server: the agent's.
         folder: where the machine keeps its state.
         mark: value of BIGM_MACHINE in what the machine starts.
+        say: tells the machine's log something.
     """
-    server.register(SERVICE, Installer(server, folder, mark), methods=_METHODS)
+    server.register(SERVICE, Installer(server, folder, mark, say), methods=_METHODS)
 
 
 class Installer:
@@ -47,12 +50,14 @@ class Installer:
         server: the agent's, whose name and certificate other machines are asked with.
         folder: where the machine keeps its state.
         mark: value of BIGM_MACHINE in what the machine starts.
+        say: tells the machine's log something.
     """
 
-    def __init__(self, server: Server, folder: str, mark: str) -> None:
+    def __init__(self, server: Server, folder: str, mark: str, say: Callable[[str], None]) -> None:
         self._server = server
         self._folder = folder
         self._mark = mark
+        self._say = say
         self._lock = threading.Lock()
         self._opened: Optional[Store] = None
 
@@ -101,6 +106,52 @@ class Installer:
     def get(self, digest: str, offset: int, size: int) -> bytes:
         """Read a piece of a part, up to 4 MiB; see `bigm.parts.Parts.get`."""
         return self._store.parts.get(digest, offset, min(size, _GET_BYTES))
+
+    def get_many(self, digests: Sequence[str]) -> list[bytes]:
+        """Read whole parts, small ones: up to 4 MiB in all.
+
+        Raises:
+            PartError: one is not here, or they are more than that.
+        """
+        found = [self._store.parts.get(digest, 0, _GET_BYTES + 1) for digest in digests]
+        if sum(map(len, found)) > _GET_BYTES:
+            raise PartError(f"{len(found)} parts are more than {_GET_BYTES >> 20} MiB", hint="get each by itself")
+        return found
+
+    def sizes(self, digests: Iterable[str]) -> dict[str, int]:
+        """Which parts are here, each with its size in bytes."""
+        return self._store.sizes(digests)
+
+    def fetch(self, digests: Sequence[str], sources: Sequence[str], stall: float = 30.0) -> list[str]:
+        """Bring parts here from other machines, each verified.
+
+        A source that does not answer, or sends something else, is passed over for the next; the machine's log says why.
+
+        Args:
+            digests: which.
+            sources: addresses of machines that may have them, "locator/machine", the best first.
+            stall: seconds that a mebibyte may take.
+        Returns:
+            list: those that are still missing.
+        Raises:
+            PartError: the disk here refuses them.
+            ConfigError: an address is none.
+        """
+        store = self._store
+        for address in sources:
+            missing = store.have(digests)
+            if not missing:
+                break
+            try:
+                with fetching.Source(address, self._server.credentials, stall) as source:
+                    source.bring(store, missing)
+            except ConfigError:
+                raise
+            except BigmError as error:
+                if isinstance(error, PartError) and isinstance(error.__cause__, (OSError, PartError)):
+                    raise  # it is the disk here that refuses them
+                self._say(f"parts cannot be fetched from {address}: {error}")
+        return list(store.have(digests))
 
     def lay_out(self, manifest: str, shared: bool) -> str:
         """Make files of a tree all of whose parts are here.
@@ -214,10 +265,9 @@ class Installer:
         _trim_soon(store)
         return report.examine(os.path.join(folder, known["python"]))
 
-    def stdlib(self, python: str) -> list[str]:
-        """The entries of an interpreter's `sys.path` that are its standard library."""
-        found: list[str] = pythons.paths(python)["stdlib"]
-        return found
+    def stdlib(self, python: str) -> dict[str, Any]:
+        """Where an interpreter looks for modules, as of `environment`; see `bigm.bootstrap.pythons.paths`."""
+        return pythons.paths(python)
 
     def _tree(self, manifest: str) -> Manifest:
         return Manifest.from_bytes(self._store.parts.get(manifest, 0, _MANIFEST_BYTES))

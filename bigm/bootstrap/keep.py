@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import threading
 import time
 from typing import Any, Callable, NamedTuple, Optional
 
+from bigm.bootstrap.dial import connect as connect
 from bigm.rpc.client import Client
 from bigm.rpc.identity import MACHINE, Identity
 from bigm.rpc.tls import Credentials
@@ -42,21 +42,6 @@ class Renewal(NamedTuple):
     granted: float
     healthy: bool = True
     text: str = ""
-
-
-def connect(address: str, timeout: float) -> socket.socket:
-    """Connect to "host:port", or to a unix socket when *address* is a path."""
-    if address.startswith("/"):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(timeout)
-        try:
-            sock.connect(address)
-        except OSError:
-            sock.close()
-            raise
-        return sock
-    host, _, port = address.rpartition(":")
-    return socket.create_connection((host.strip("[]"), int(port)), timeout)
 
 
 class Keep:

@@ -92,6 +92,12 @@ class Store:
                     missing[digest] = 0
         return missing
 
+    def sizes(self, digests: Iterable[str]) -> dict[str, int]:
+        """Which parts are here, each with its size in bytes; they are kept for now."""
+        wanted = list(digests)
+        missing = self.have(wanted)
+        return {digest: os.path.getsize(self.parts.path(digest)) for digest in wanted if digest not in missing}
+
     def put(self, digest: str, offset: int, data: bytes, *, last: bool) -> int:
         """Take a piece of a part, as `Parts.put` does; makes room for it where the disk is full."""
         try:

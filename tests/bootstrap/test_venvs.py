@@ -51,7 +51,7 @@ def test_an_environment_has_the_layer_and_the_interpreter_it_was_asked_for(place
     assert made == machine.client.call("Installer.find_environment", ("key", python))
     assert made["python"].startswith(store)
     assert made["version"].startswith(f"{minor}.")
-    assert made["stdlib"] == machine.client.call("Installer.stdlib", (python,))
+    assert made["stdlib"] == machine.client.call("Installer.stdlib", (python,))["stdlib"]
     assert made["site"] == [f"{store}/kept/{made['python'].split('/')[-3]}/lib/python{minor}/site-packages"]
     assert "hello\n" == run(made["python"], "import greeting; greeting.hello()")
     path = run(made["python"], "import sys; print(sys.path[1:])")
