@@ -52,7 +52,7 @@ from bigm.sharing import Shared, Sharing
 from bigm.shipping import Shipping, Terms
 from bigm.steward import Common, Steward
 from bigm.supply import Source, User
-from bigm.systems.base import ENDED, Instance, Spec, System, find_system
+from bigm.systems.base import ENDED, Instance, Spec, System, make_system
 from bigm.tally import Tally
 from bigm.timeouts import check_timeout
 from bigm.worker import program as on_machines
@@ -91,7 +91,7 @@ def start(system: str | System | None = None, name: str | None = None, **setting
     chosen = system.name if isinstance(system, System) else system
     found = config.load({"system": chosen, "name": name, **_dotted(settings)})
     if not isinstance(system, System):
-        system = find_system(found.system)(**found.systems.get(found.system, {}))
+        system = make_system(found.system, found.systems)
     return Cluster(system, found)
 
 

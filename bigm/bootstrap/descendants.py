@@ -45,14 +45,14 @@ def become_subreaper() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def machine_mark(random: bytes) -> str:
+def machine_mark(word: str) -> str:
     """The mark of this machine: its own word behind the mark it was itself started under, if any.
 
     A machine that starts machines (a service may be a driver) is ended with all of them: the outer machine finds its
     word in the inner ones' marks.
     """
     outer = os.environ.get(MARK, "")
-    return f"{outer},{random.hex()}" if outer else random.hex()
+    return f"{outer},{word}" if outer else word
 
 
 def find(mark: str) -> set[int]:

@@ -79,7 +79,7 @@ class _Machine:
         folder: str,
         command: Command,
     ) -> None:
-        mark = descendants.machine_mark(secrets.token_bytes(8))
+        mark = descendants.machine_mark(f"{launch.cluster}-{secrets.token_hex(8)}")
         self._loop = Loop()
         self._armed: Optional[float] = None  # when the next tick is due
         self._workers = Processes(self._loop, mark, folder, command=command)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import bigm
-from bigm.cli import config, logs, ps, run
+from bigm.cli import config, gc, logs, ps, run
 
 # Plain help: rich's frames cost 50 ms and break words at 80 columns. A bug's stack trace is `main`'s affair.
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command(cls=run.RunCommand)(run.run)
 app.command()(logs.logs)
 app.command()(ps.ps)
+app.command()(gc.gc)
 app.add_typer(config.app, name="config")
 
 

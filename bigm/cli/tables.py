@@ -38,6 +38,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.0f} d"
 
 
+def size(count: int | None) -> str:
+    """Three digits or so: "512 B", "3.1 MiB"; "" where it is not known."""
+    if count is None:
+        return ""
+    number, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if number >= 1000:
+            number, unit = number / 1024, larger
+    return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+
+
 def as_written(key: Key, value: object) -> str:
     """A value as one would write it in a file, with its unit; "" for none."""
     if value is None:

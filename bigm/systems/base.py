@@ -258,6 +258,18 @@ def find_system(name: str) -> type[System]:
     return own
 
 
+def make_system(name: str, options: Mapping[str, Mapping[str, object]]) -> System:
+    """The system called *name*, not opened.
+
+    Args:
+        name: as for `find_system`.
+        options: the arguments of each system, by name, as `config.Settings.systems` has them.
+    Raises:
+        ConfigError: there is none of that name, or an argument is wrong.
+    """
+    return find_system(name)(**options.get(name, {}))
+
+
 def _find_foreign(name: str) -> type[System]:
     from importlib.metadata import entry_points  # 30 ms that programs on bigm's own systems need not pay
 

@@ -131,6 +131,12 @@ class InProcess(System):
             machine.end("terminated")
         return dict.fromkeys(wanted)
 
+    def discover(self) -> list[Instance]:
+        return []  # they are part of their driver
+
+    def remove(self, instances: Sequence[Instance]) -> dict[str, SystemFault | None]:
+        return {one.id: None for one in instances}
+
     @property
     def living(self) -> list[str]:
         """The ids of the machines that have not ended, in the order of their launch."""

@@ -26,6 +26,7 @@ from bigm.bootstrap.agent import agent_command
 from bigm.bootstrap.records import Launch
 from bigm.errors import BootError, SystemFault
 from bigm.peer import tcp_connect
+from bigm.systems import orphans
 from bigm.systems.base import ENDED, RUNNING, Capabilities, Instance, Launched, Spec, System
 
 _START_TIMEOUT = 30.0  # seconds an agent may take to say which port it listens on; it takes 0.1 on an idle computer
@@ -109,6 +110,12 @@ class Local(System):
             child = self._children.get(instance.id)
         return child.said() if child else ""
 
+    def discover(self) -> list[Instance]:
+        return orphans.find()
+
+    def remove(self, instances: Sequence[Instance]) -> dict[str, SystemFault | None]:
+        return orphans.remove(instances)
+
     def close(self) -> None:
         self.terminate([child.id for child in self._all()])
         with self._lock:
@@ -131,7 +138,7 @@ class _Child:
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # nameless: nothing to clean up
         self._greeting = b""
         self.process = subprocess.Popen(
-            agent_command(python),
+            [*agent_command(python), *orphans.label(id)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -139,7 +146,7 @@ class _Child:
             start_new_session=True,  # Ctrl-C at the terminal is the driver's to handle
         )
         # Made last and told at once: whoever dies from now on, the other removes it.
-        self._folder = tempfile.mkdtemp(prefix="bigm-")
+        self._folder = orphans.make_folder(id)
         boot = boot._replace(folder=self._folder)
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died already: the missing port will say so

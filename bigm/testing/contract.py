@@ -17,9 +17,9 @@ from bigm.authority import Authority
 from bigm.bootstrap.agentzip import agent_digest, agent_zip
 from bigm.bootstrap.enrol import open_agent
 from bigm.bootstrap.records import Info, Launch
-from bigm.errors import Unreachable
+from bigm.errors import NotSupported, Unreachable
 from bigm.rpc.tls import Credentials
-from bigm.systems.base import RUNNING, Instance, Spec, System
+from bigm.systems.base import FAILED, OK, RUNNING, WARNING, Instance, Spec, System
 
 _PAUSE = 0.05  # seconds between two looks at an instance that is not there yet, or not gone yet
 _LEASE = 60.0  # seconds
@@ -28,8 +28,10 @@ _LEASE = 60.0  # seconds
 def check_system(make: Callable[[], System], *, timeout: float = 120.0) -> None:
     """Hold a system to its contract with real instances: two are launched, enrolled, asked, and ended.
 
+    Another, which is not opened, is asked what it finds, and to remove what it finds of these two.
+
     Args:
-        make: returns a new, unopened system, configured to launch real instances.
+        make: returns a new, unopened system, configured to launch real instances; called twice.
         timeout: seconds for an instance to answer after its launch, and to be gone after its end.
     Raises:
         AssertionError: the message is the sentence of the contract that does not hold.
@@ -39,6 +41,7 @@ def check_system(make: Callable[[], System], *, timeout: float = 120.0) -> None:
     authority = Authority()
     try:
         _check(system, authority, timeout)
+        _check_unopened(make(), system, authority.cluster, timeout)
     finally:
         system.close()
     _holds(not system.describe(), "after close nothing is described")
@@ -84,6 +87,28 @@ def _check(system: System, authority: Authority, timeout: float) -> None:
     _holds(_state(system, second) == RUNNING, "ending one instance leaves the others alone")
     _holds(system.terminate([first.id]) == {first.id: None}, "ending twice is ending once")
     _holds(isinstance(system.diagnose(second), str), "diagnose always has something to say, if only nothing")
+
+
+def _check_unopened(unopened: System, system: System, cluster: str, timeout: float) -> None:
+    """What `bigm doctor` and `bigm gc` ask of another object of the same kind, which is never opened."""
+    findings = list(unopened.doctor())
+    _holds(all(one.state in (OK, WARNING, FAILED) for one in findings), "each finding is ok, a warning or failed")
+    _holds(all(one.subject and one.check and one.text for one in findings), "each finding says what was looked at")
+    try:
+        found = [one for one in unopened.discover() if one.cluster == cluster]
+        outcome = unopened.remove([])
+    except NotSupported:
+        return
+    _holds(outcome == {}, "removing nothing removes nothing")
+    mine = {one.id for one in system.describe()}
+    _holds({one.id for one in found} <= mine, "what is discovered of a cluster are instances of that cluster")
+    outcome = unopened.remove(found)
+    _holds(outcome == dict.fromkeys(one.id for one in found), f"what was discovered can be removed: {outcome}")
+    for one in found:
+        gone = _until(lambda one=one: _state(system, one) != RUNNING, timeout)  # type: ignore[misc]
+        _holds(gone, f"{one.id} was removed, and is not described as running")
+    left = [one.id for one in unopened.discover() if one.cluster == cluster and one.id in {each.id for each in found}]
+    _holds(not left, f"what was removed is not discovered again: {left}")
 
 
 def _enrol(

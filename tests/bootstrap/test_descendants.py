@@ -29,9 +29,9 @@ def sleeper(mark: str) -> subprocess.Popen[bytes]:
 
 def test_a_machine_started_by_a_machine_is_found_by_both_and_its_sibling_by_neither(monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: 1 << 30)  # else all of this are our descendants
-    outer = descendants.machine_mark(b"12345678")
+    outer = descendants.machine_mark("c0-12345678")
     monkeypatch.setenv(descendants.MARK, outer)
-    inner = descendants.machine_mark(b"abcdefgh")
+    inner = descendants.machine_mark("c0-abcdefgh")
     process = sleeper(inner)
     try:
         assert process.pid in descendants.find(outer)
@@ -43,7 +43,7 @@ def test_a_machine_started_by_a_machine_is_found_by_both_and_its_sibling_by_neit
 
 
 def test_the_guard_kills_what_bears_the_mark_and_removes_the_folder_when_its_pipe_ends(tmp_path):
-    mark = descendants.machine_mark(os.urandom(8))
+    mark = descendants.machine_mark(os.urandom(8).hex())
     folder = tmp_path / "it's a folder"
     folder.mkdir()
     process = sleeper(mark)

@@ -1,0 +1,104 @@
+"""`bigm gc`: what no living run owns, and its end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import typer
+
+from bigm.cli.systems import chosen
+from bigm.cli.tables import duration, print_table, size
+from bigm.errors import SystemFault
+from bigm.leftovers import Leftover, end_leftovers, find_leftovers
+
+_FAILED = SystemFault.exit_code
+
+
+def gc(
+    system: Annotated[str | None, typer.Option(metavar="NAME", help="Of this system; else the configured one.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="End them without asking.")] = False,
+    unknown: Annotated[
+        bool,
+        typer.Option("--unknown", help="Also those of runs that are not known here, but perhaps elsewhere."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON; ends nothing without --yes.")] = False,
+) -> None:
+    """Find machines that no living run owns, and end them.
+
+    Machines end by themselves; this is for what could not. Those of a run that this computer does not know are listed,
+    and ended only with --unknown.
+    """
+    settings, found = chosen(system)
+    left = find_leftovers(found, settings.runs_folder)
+    wanted = [one for one in left if one.run is not None or unknown]
+    if not as_json:
+        _show(found.name, left)
+    ends = bool(wanted) and (yes or (not as_json and _agreed(len(wanted))))
+    outcome = end_leftovers(found, wanted) if ends else {}
+    if as_json:
+        print(json.dumps([_facts(found.name, one, outcome) for one in left], indent=1))
+    elif ends or (wanted and not sys.stdin.isatty()):
+        _say(len(wanted), outcome)
+    if not as_json and len(wanted) < len(left):
+        print(
+            f"bigm: {len(left) - len(wanted)} of runs that are not known here; --unknown takes them too",
+            file=sys.stderr,
+        )
+    if any(outcome.values()):
+        raise typer.Exit(_FAILED)
+
+
+def _show(system: str, left: Sequence[Leftover]) -> None:
+    if not left:
+        print(f"nothing is left on {system}")
+        return
+    print_table(("SYSTEM", "INSTANCE", "HOST", "CLUSTER", "AGE", "KEEPS", "RUN"), [_row(system, one) for one in left])
+
+
+def _row(system: str, one: Leftover) -> tuple[str, ...]:
+    instance = one.instance
+    age = duration(time.time() - instance.since) if instance.since else ""
+    run = f"{one.run.id} ({one.run.state})" if one.run is not None else "not known here"
+    return system, instance.id, instance.host, instance.cluster, age, size(instance.kept), run
+
+
+def _agreed(count: int) -> bool:
+    """Whether whoever sits at the terminal wants them ended."""
+    return sys.stdin.isatty() and sys.stdout.isatty() and typer.confirm(f"End {_counted(count)}?")
+
+
+def _say(count: int, outcome: Mapping[str, SystemFault | None]) -> None:
+    if not outcome:
+        print(f"bigm: would end {_counted(count)}; --yes does", file=sys.stderr)
+        return
+    for error in filter(None, outcome.values()):
+        print(f"bigm: {error}", file=sys.stderr)
+    print(f"ended {_counted(sum(1 for error in outcome.values() if error is None))}")
+
+
+def _counted(count: int) -> str:
+    return f"{count} machine{'' if count == 1 else 's'}"
+
+
+def _facts(system: str, one: Leftover, outcome: Mapping[str, SystemFault | None]) -> dict[str, object]:
+    instance, run = one.instance, one.run
+    error = outcome.get(instance.id)
+    return {
+        "system": system,
+        "instance": instance.id,
+        "host": instance.host,
+        "cluster": instance.cluster,
+        "launch": instance.launch,
+        "state": instance.state,
+        "reason": instance.reason,
+        "since": instance.since or None,
+        "kept": instance.kept,
+        "run": run.id if run is not None else None,
+        "run_state": run.state if run is not None else None,
+        "ended": instance.id in outcome and error is None,
+        "error": str(error) if error is not None else None,
+    }
