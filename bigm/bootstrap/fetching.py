@@ -86,7 +86,7 @@ class Source:
         data: Any = reply.result()
         if piece.whole:
             for digest, each in zip(piece.digests, data):
-                store.put(digest, 0, each, last=True)
+                store.take(digest, each)
             return
         end = piece.offset + len(data)
         received = store.put(piece.digests[0], piece.offset, data, last=piece.last)

@@ -28,6 +28,7 @@ _METHODS = (
 )
 _GET_BYTES = 4 << 20  # of a part in one reply
 _UNPACKED = 5  # times that the archive of an interpreter becomes larger, as a guess of what to make room for
+_TRIM_EVERY = 3600.0  # seconds, at least, unless something big was made
 _MANIFEST_BYTES = 1 << 30  # of a manifest: any
 
 
@@ -86,7 +87,8 @@ class Installer:
             if self._opened is None or self._opened.path != path:
                 self._opened = Store(path, bound)
             opened = self._opened
-        _trim_soon(opened)
+        if opened.untrimmed() > _TRIM_EVERY:
+            _trim_soon(opened)
         return {"store": opened.id, "path": path, "free": opened.free(), "notes": notes}
 
     def have(self, digests: Iterable[str]) -> dict[str, int]:
@@ -100,7 +102,7 @@ class Installer:
     def put_many(self, parts: Sequence[tuple[str, bytes]]) -> int:
         """Take whole parts, as pairs of digest and content; how many those are."""
         for digest, data in parts:
-            self._store.put(digest, 0, data, last=True)
+            self._store.take(digest, data)
         return len(parts)
 
     def get(self, digest: str, offset: int, size: int) -> bytes:
@@ -224,7 +226,7 @@ class Installer:
 
     def pythons(self, minor: str = "") -> list[dict[str, Any]]:
         """The interpreters of this computer, as `bigm.bootstrap.pythons.find` tells of them."""
-        return pythons.find(minor)
+        return pythons.find(minor, os.path.join(self._opened.path, "pythons") if self._opened else "")
 
     def examine(self, python: str) -> dict[str, Any]:
         """What the interpreter at a path is, as `bigm.bootstrap.report.examine` tells, or why it is none."""

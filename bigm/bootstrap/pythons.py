@@ -6,7 +6,7 @@ import glob
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -76,20 +76,34 @@ def paths(python: str) -> dict[str, Any]:
         raise PythonError(f"{python} does not run as a Python: {said}") from None
 
 
-def find(minor: str = "") -> list[dict[str, Any]]:
+def find(minor: str = "", cache: str = "") -> list[dict[str, Any]]:
     """The interpreters of this computer, as `report.examine` tells of each: PATH first, virtual environments last.
 
-    What does not run is left out: pyenv's shims, for one, look like interpreters.
+    What does not run is left out: pyenv's shims, for one, look like interpreters. A script that runs one stands for it.
 
     Args:
         minor: those of one minor version, "3.11"; "": all.
+        cache: a file that remembers what each said, for as long as it is the same file; "": none.
     """
-    found: dict[str, dict[str, Any]] = {}
+    paths = _candidates(minor)
+    known = _read(cache)
+    stamps = {path: _stamp(path) for path in paths}
+    answers = {path: known[path][1] for path in paths if path in known and known[path][0] == stamps[path]}
+    strange = [path for path in paths if path not in answers]
     with ThreadPoolExecutor(_AT_ONCE, "bigm-pythons") as pool:
-        for answer in pool.map(report.examine, _candidates(minor)):
-            version = str(answer.get("version", ""))
-            if version.startswith(f"{minor}." if minor else "3."):
-                found.setdefault(str(answer["executable"]), dict(answer))
+        for path, answer in zip(strange, pool.map(report.examine, strange)):
+            answers[path] = dict(answer)
+            if "error" not in answer:  # it may have been a passing one
+                known[path] = (stamps[path], dict(answer))
+    if cache and strange:
+        _write(cache, known)
+    found: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        answer = answers[path]
+        if str(answer.get("version", "")).startswith(f"{minor}." if minor else "3."):
+            executable = str(answer["executable"])
+            same = os.path.realpath(path) == os.path.realpath(executable)
+            found.setdefault(executable, {**answer, "path": path if same else executable})
     return sorted(found.values(), key=lambda each: _is_environment(str(each["path"])))
 
 
@@ -108,3 +122,30 @@ def _candidates(minor: str) -> Sequence[str]:
 
 def _is_environment(python: str) -> bool:
     return os.path.exists(os.path.join(os.path.dirname(os.path.dirname(python)), "pyvenv.cfg"))
+
+
+def _stamp(path: str) -> list[Any]:
+    """What changes when another interpreter is put there."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return []
+    return [os.path.realpath(path), facts.st_size, facts.st_mtime_ns]
+
+
+def _read(cache: str) -> dict[str, tuple[list[Any], dict[str, Any]]]:
+    try:
+        with open(cache, encoding="ascii") as file:
+            return {path: (stamp, answer) for path, (stamp, answer) in json.load(file).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}  # there is none, or it was left half written by a crash of the computer
+
+
+def _write(cache: str, known: Mapping[str, tuple[list[Any], dict[str, Any]]]) -> None:
+    unfinished = f"{cache}.{os.getpid()}"
+    try:
+        with open(unfinished, "w", encoding="ascii") as file:
+            json.dump(known, file)
+        os.rename(unfinished, cache)
+    except OSError:
+        pass  # a full disk; nothing but time is lost

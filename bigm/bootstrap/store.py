@@ -21,6 +21,7 @@ made again, unless somebody still used it so much later that the kernel had long
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
 import hashlib
 import os
@@ -114,6 +115,24 @@ class Store:
                 hint="make room there, or name another folder",
             ) from error
 
+    def take(self, digest: str, data: bytes) -> None:
+        """Take a whole small part: written once, and never read back."""
+        path = self.parts.path(digest)
+        if len(data) >= WRITTEN_THROUGH or hashlib.sha256(data).hexdigest() != digest:
+            self.put(digest, 0, data, last=True)  # which says what is wrong
+            return
+        if os.path.exists(path):
+            return
+        unfinished = os.path.join(self.work, f"{digest}.{threading.get_ident()}")
+        try:
+            with open(unfinished, "wb") as file:
+                file.write(data)
+            os.rename(unfinished, path)
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(unfinished)
+            self.put(digest, 0, data, last=True)  # which makes room
+
     def keep(self, name: str, make: Callable[[str], Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
         """What is kept under *name*: made once for all who share this store, and in use here until `close`.
 
@@ -173,9 +192,17 @@ class Store:
         lock = Lock(os.path.join(self.path, "trim.lock"))
         try:
             if lock.take(exclusive=True, wait=bool(room)):
+                lock.touch()
                 self._trim(room)
         finally:
             lock.close()
+
+    def untrimmed(self) -> float:
+        """Seconds since it was trimmed."""
+        try:
+            return self._clock() - os.stat(os.path.join(self.path, "trim.lock")).st_mtime
+        except FileNotFoundError:
+            return self._clock()
 
     def close(self) -> None:
         """Let go of all that was in use, and remove what was not finished."""

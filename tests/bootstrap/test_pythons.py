@@ -44,6 +44,29 @@ def test_what_only_looks_like_an_interpreter_is_left_out(somewhere):
     assert pythons.find() == []
 
 
+def test_a_script_that_runs_an_interpreter_stands_for_that(somewhere):
+    base = os.path.realpath(sys.executable)
+    script(somewhere / "python3", f'exec {base} "$@"')
+    (found,) = pythons.find()
+    assert base == found["path"]
+
+
+def test_what_an_interpreter_said_is_remembered_until_it_is_another_file(somewhere):
+    cache = somewhere / "cache"
+    calls = somewhere / "calls"
+    text = f'echo >> {calls}; exec {os.path.realpath(sys.executable)} "$@"'
+    script(somewhere / "python3", text)
+    script(somewhere / "python", "exit 1")
+    first = pythons.find("", str(cache))
+    assert first == pythons.find("", str(cache))
+    assert "\n" == calls.read_text()
+    script(somewhere / "python3", text + "; exit 1")
+    pythons.find("", str(cache))
+    assert "\n\n" == calls.read_text()
+    cache.write_text("[half of")
+    assert first == pythons.find("", str(cache))
+
+
 def test_virtual_environments_come_last(somewhere):
     os.symlink(os.path.realpath(sys.executable), somewhere / "python3")
     environment = somewhere / "environment" / "bin"
