@@ -59,7 +59,7 @@ def dependency_layer(
         ConfigError: no interpreter, or no pex.
     """
     environment = environment_of(whereabouts_of(python))
-    environment = environment.with_further(_our_cloudpickle(environment))
+    environment = environment.with_further(our_cloudpickle(environment))
     layers = Layers(cache, store)
     base = _digest(
         _FORMAT, pex.LAYOUT, pex.pex_version(), environment.of.tag, environment.of.platform, environment.digest
@@ -170,7 +170,7 @@ def _is_module(path: str) -> bool:
     return name.endswith((".py", ".so")) or (name.isidentifier() and os.path.isdir(path))
 
 
-def _our_cloudpickle(environment: Environment) -> list[Installed]:
+def our_cloudpickle(environment: Environment) -> list[Installed]:
     """The driver's own, where the environment has none."""
     if any(each.name == _ALWAYS for each in environment.distributions):
         return []

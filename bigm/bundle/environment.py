@@ -22,8 +22,9 @@ from typing import NamedTuple
 from bigm.bundle.whereabouts import Whereabouts
 from bigm.errors import ConfigError
 
-# What carries out a program. That a data file was changed in place is seen when the environment is verified anew.
-_WATCHED = (".py", ".so", ".pth")
+# Ends of what carries out a program, and of what is said about distributions. That a data file was changed in place is
+# seen when the environment is read anew: to look at all of them would take twice as long.
+_WATCHED = (".py", ".so", ".pth", ".dist-info/METADATA", ".dist-info/WHEEL", ".dist-info/entry_points.txt")
 
 _NAMED = 10  # files or distributions that a message names
 

@@ -1,11 +1,12 @@
 """The driver's dependency layers, kept from run to run: each by its key, its content in the driver's store of parts.
 
-    <home>/cache/layers/<key>           the layer's facts, as JSON; locked, shared, by those who use its parts
-    <home>/cache/layers/<key>.making    locked by who makes it
-    <home>/cache/layers/<key>.work/     what is being made, or what is left of an attempt that failed
-    <home>/cache/layers/all             held by whoever adds parts, exclusively by who removes some
-    <home>/cache/layers/seen/<digest>   an environment as it was when its files were last read
-    <home>/cache/pex/                   pex's own cache
+    <home>/cache/layers/
+        <key>             the layer's facts, as JSON; locked, shared, by those who use its parts
+        <begin>.making    locked by who makes it; its name is the key's first digits
+        <begin>.work/     what is being made, or what is left of an attempt that failed
+        all               held by those who add parts, exclusively by who removes some
+        seen/<digest>     an environment as it was when its files were last read
+    <home>/cache/pex/     pex's own cache, and pex.lock, held by who uses it
 
 The kernel lets go of a lock for who died: nothing here needs to be cleared up by hand.
 """
@@ -51,6 +52,13 @@ class Made(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+class _Use(Lock):
+    """A lock that is held for as long as it is referred to."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Layers:
     """The layers in one cache.
 
@@ -80,14 +88,18 @@ class Layers:
         Returns:
             Dependencies: its parts stay in the store for as long as this object is held.
         """
-        use = Lock(str(self._folder / key))
-        use.take(exclusive=False)
-        found = self._read(key, use)
-        if found is None:
-            with self._making(key, waiting):
-                found = self._read(key, use) or self._make(key, use, make)
-            self.prune()
-        use.touch()
+        use = _Use(str(self._folder / key))
+        try:
+            use.take(exclusive=False)
+            found = self._read(key, use)
+            if found is None:
+                with self._making(key, waiting):
+                    found = self._read(key, use) or self._make(key, use, make)
+                self.prune()
+            use.touch()
+        except BaseException:
+            use.close()
+            raise
         return found
 
     def seen(self, environment: str) -> tuple[str, str, list[str]]:
@@ -129,7 +141,7 @@ class Layers:
         return None
 
     def _make(self, key: str, use: Lock, make: Callable[[Path, Path], Made]) -> Dependencies:
-        work = self._folder / f"{key}.work"
+        work = self._folder / f"{key[:12]}.work"
         shutil.rmtree(work, ignore_errors=True)  # of one who died
         work.mkdir()
         with contextlib.ExitStack() as held:
@@ -187,7 +199,7 @@ class Layers:
 
     @contextlib.contextmanager
     def _making(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
-        lock = Lock(str(self._folder / f"{key}.making"))
+        lock = Lock(str(self._folder / f"{key[:12]}.making"))
         try:
             if not lock.take(exclusive=True, wait=False):
                 waiting()

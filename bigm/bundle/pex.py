@@ -130,15 +130,14 @@ def _failure(said: str, code: int, work: Path, command: Sequence[str], root: Pat
             hint="make room there, or set BIGM_HOME to a folder elsewhere",
         )
     ended = f"was ended by signal {-code}" if code < 0 else f"exits with {code}"
-    words = "\n  ".join(_words(said)) or "it says nothing"
+    words = "".join(f"\n  {line}" for line in _words(said)) or " it says nothing"
     shown = shlex.join([f"PEX_ROOT={root}", *command, "-v"])
-    return PexFailed(
-        f"pex cannot bundle the dependencies and {ended}:\n  {words}\n", hint=f"all that it does is told by {shown}"
-    )
+    return PexFailed(f"pex cannot bundle the dependencies and {ended}:{words}", hint=f"to see all it does: {shown}")
 
 
 def _words(said: str) -> list[str]:
     """What pex said, without stacks and without what it asks its own users to report; the last lines of it."""
+    said = re.sub(r"Resolve from venv at \S+ failed: ", "", said)  # a folder that the user does not know
     lines = [line for line in said.splitlines() if line.strip()]
     for n, line in enumerate(lines):
         if line.startswith("Traceback (most recent call last)"):

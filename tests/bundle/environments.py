@@ -11,6 +11,12 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import setuptools
+
+from bigm.bundle.bundle import Dependencies
+from bigm.bundle.dependencies import dependency_layer
+from bigm.parts import Parts
+
 
 def make_wheel(
     folder: Path,
@@ -66,12 +72,13 @@ def make_environment(folder: Path, *installed: Path | str, python: str = sys.exe
 
 
 def install(python: Path, *what: Path | str) -> None:
-    """Have pip install into an environment, without dependencies: a wheel, or options and a project."""
+    """Have pip install into an environment, without dependencies: a wheel, or options and a project for setuptools."""
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "--no-input", "--quiet"]
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--no-warn-script-location"]
     done = subprocess.run(
         [*pip, "install", *offline, *what],
-        env={**os.environ, "HOME": str(python.parents[1])},  # pip asks rustc for its version, which may write there
+        # pip asks rustc for its version, which may write into the home folder. The backend is in our own environment.
+        env={**os.environ, "HOME": str(python.parents[1]), "PYTHONPATH": str(Path(setuptools.__file__).parents[1])},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -84,6 +91,56 @@ def site_packages(python: Path) -> Path:
     """Where an environment has its distributions."""
     (found,) = (python.parents[1] / "lib").glob("python*/site-packages")
     return found
+
+
+def make_project(folder: Path, name: str, files: Mapping[str, str], setup: str = "") -> Path:
+    """A project that setuptools builds: a package below `src`, and what *setup* says besides its name.
+
+    Args:
+        files: content by path.
+        setup: further arguments of `setuptools.setup`, as code.
+    """
+    folder.mkdir()
+    (folder / "setup.py").write_text(
+        "from setuptools import Extension, find_packages, setup\n"
+        f"setup(name={name!r}, version='0.3', package_dir={{'': 'src'}}, packages=find_packages('src'), {setup})\n"
+    )
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    return folder
+
+
+def make_layer(python: Path, cache: Path, said: list[str] | None = None) -> Dependencies:
+    """The layer of an environment; *said* gets what is said meanwhile."""
+    store = Parts(str(cache / "parts"))
+    return dependency_layer(str(python), store, cache, progress=(said if said is not None else []).append)
+
+
+def lay_out(layer: Dependencies, cache: Path, folder: Path) -> Path:
+    """The virtual environment that a machine would make of a layer; its interpreter."""
+    store = Parts(str(cache / "parts"))
+    for file in layer.manifest.files:
+        path = folder / "layer" / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(Path(store.path(file.digest)).read_bytes())
+    environ = {**os.environ, "PEX_TOOLS": "1", "PEX_ROOT": str(folder / "root")}
+    command = [sys.executable, folder / "layer" / "__main__.py", "venv", folder / "venv"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return folder / "venv" / "bin" / "python"
+
+
+def printed(*command: str | Path) -> str:
+    """What a command prints."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def ask(python: Path, code: str) -> str:
+    """What an interpreter prints."""
+    return printed(python, "-I", "-c", code)
 
 
 def _hash(text: str) -> str:
