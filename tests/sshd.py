@@ -26,7 +26,7 @@ from waiting import eventually
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin") or ""
 MISSING = "" if SSHD and shutil.which("ssh") else "no sshd here"
-BASICS = "/usr/bin:/bin"  # without a python3, if need be: see `Host`
+BASICS = ("/usr/bin", "/bin")
 
 
 class Host:
@@ -52,7 +52,8 @@ class Host:
             path.mkdir(parents=True)
         self.home, self.tmp = home or self.home, tmp or self.tmp
         self._settings = {**settings}
-        self._make_bin(python)
+        if python:
+            (self._bin / "python3").symlink_to(find_python(python) or sys.executable)
         _keygen(self.folder / "host_key")
         self.address = f"127.99.0.{len(rig.hosts) + 1}"
         self.port = _free_port(self.address)
@@ -72,7 +73,7 @@ class Host:
             "PasswordAuthentication": "no",
             "KbdInteractiveAuthentication": "no",
             "MaxSessions": "10",
-            "SetEnv": f"HOME={self.home} TMPDIR={self.tmp} PATH={self._bin}",
+            "SetEnv": f"HOME={self.home} TMPDIR={self.tmp} PATH={self._bin}:{self.rig.commands}",
             **self._settings,
         }
         config.write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
@@ -118,6 +119,12 @@ class Host:
         records = self.home.glob(".cache/bigm/machines/*")
         return [str(path) for path in (*self.tmp.iterdir(), *records)]
 
+    def command(self, name: str, script: str) -> None:
+        """Make a command of a shell's script there."""
+        path = self._bin / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
     def log(self) -> str:
         """What its sshd has said."""
         return (self.folder / "sshd.log").read_text()
@@ -125,17 +132,6 @@ class Host:
     def _answers(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex((self.address, self.port)) == 0
-
-    def _make_bin(self, python: str) -> None:
-        """All the commands of this computer but its Pythons, and the one that this host has."""
-        for folder in BASICS.split(":"):
-            for path in Path(folder).iterdir():
-                link = self._bin / path.name
-                if not path.name.startswith(("python", "pypy")) and not link.exists():
-                    link.symlink_to(path)
-        if python:
-            (self._bin / "python3").symlink_to(find_python(python) or sys.executable)
-
 
 class Rig:
     """Hosts, the user who may log in to them, and the configuration of ssh that knows them. A context."""
@@ -146,6 +142,12 @@ class Rig:
         self.config = str(self.folder / "config")
         self.known_hosts = self.folder / "known_hosts"
         _keygen(self.folder / "user_key")
+        self.commands = self.folder / "commands"  # all of this computer's but its Pythons
+        self.commands.mkdir()
+        for path in [path for folder in BASICS for path in Path(folder).iterdir()]:
+            link = self.commands / path.name
+            if not path.name.startswith(("python", "pypy")) and not link.is_symlink():
+                link.symlink_to(path)
         if os.getuid() == 0:
             os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # sshd will not run as root without it
 

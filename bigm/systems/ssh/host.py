@@ -6,6 +6,7 @@ same moment is asked once: fifty machines that lose their connection together ha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -25,6 +26,7 @@ from bigm.systems.ssh.master import Master, await_open
 DIAL = 20.0  # seconds to connect to a host, with jumps and all
 _START = 60.0  # seconds for a host to start its agents
 _ASK = 30.0  # seconds for a host to answer a question; ending machines takes it 12 at most
+_REFUSAL = 0.02  # seconds for ssh here to pass a refusal on that it has got
 _FRESH = 0.5  # seconds for which an answer holds
 _PYTHONS = ("python3.13", "python3.12", "python3.11", "python3.10", "python3.9", "python3")
 _FOLDERS = ("/usr/local/bin", "/opt/homebrew/bin", "/usr/bin")  # where a login that is none does not look
@@ -99,6 +101,7 @@ class Host:
         self._pythons = [python] if python else [*_PYTHONS, *(f"{folder}/python3" for folder in _FOLDERS)]
         self._direct = direct
         self._relay = relay
+        self._proven = False
         self._lock = threading.Lock()
         self._residents: dict[int, Resident] = {}
         self._ways = threading.Lock()
@@ -136,8 +139,36 @@ class Host:
         residents = [_resident(record) for record in records]
         with self._lock:
             self._residents.update((resident.index, resident) for resident in residents)
-        self.lead()
+        try:
+            self.lead()
+            self._prove(residents[0])
+        except SystemFault:
+            with contextlib.suppress(SystemFault):
+                self.end(resident.index for resident in residents)
+            raise
         return residents
+
+    def _prove(self, resident: Resident) -> None:
+        """See that connections arrive: a sshd may have been told to forward none, which only the first would show.
+
+        Raises:
+            BootError: they do not.
+        """
+        if self._proven:
+            return
+        with unix_connect(self.way(resident.index), DIAL) as probe:
+            self.master.run(":", "", _ASK)  # when this has been answered, so has what was asked before
+            probe.settimeout(_REFUSAL)
+            try:
+                refused = probe.recv(1) == b""
+            except TimeoutError:
+                refused = False
+        if refused:
+            raise BootError(
+                f"the sshd of {self.name} forwards no connections to {resident.address}",
+                hint="its AllowStreamLocalForwarding and AllowTcpForwarding must not be `no`",
+            )
+        self._proven = True
 
     def lead(self) -> None:
         """Make the local sockets that lead to the agents, and the one there that leads back.

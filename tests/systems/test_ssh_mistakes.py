@@ -1,0 +1,119 @@
+"""Hosts that cannot be used: each is told with what ssh said and what to try, and the others are used."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+import sshd
+from bigm.authority import Authority
+from bigm.bootstrap.agentzip import agent_digest
+from bigm.bootstrap.records import Launch
+from bigm.errors import BootError, CapacityError, CredentialsError, SystemFault
+from bigm.systems.base import Launched, Spec
+from bigm.systems.ssh.system import Ssh
+from interpreters import find_python
+
+pytestmark = pytest.mark.skipif(bool(sshd.MISSING), reason=sshd.MISSING)
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[sshd.Rig]:
+    with sshd.Rig() as rig:
+        rig.add("good")
+        rig.add("stranger", known=False)
+        rig.add("locked", settings={"AuthorizedKeysFile": "none", "PasswordAuthentication": "yes"})
+        rig.add("refusing").stop()
+        rig.add("bare", python="")
+        old = rig.add("old", python="3.8" if find_python("3.8") else "")
+        if not find_python("3.8"):  # a stand-in, which answers as a Python 3.8 would to what it is asked first
+            old.command("python3", "exit 77")
+        rig.add("chatty").home.joinpath(".bashrc").write_text("echo welcome; echo BIGM-not; echo trouble >&2\n")
+        rig.add("closed", settings={"AllowStreamLocalForwarding": "no"})
+        yield rig
+
+
+def launch(system: Ssh, n: int) -> Launched:
+    authority = Authority()
+    system.open(authority.cluster)
+    name = secrets.token_hex(4)
+    bootstrap = authority.bootstrap(name)
+    boot = Launch(
+        cluster=authority.cluster,
+        launch=name,
+        ca=bootstrap.ca.decode(),
+        cert=bootstrap.cert.decode(),
+        key=bootstrap.key.decode(),
+        agent_digest=agent_digest(),
+        first_lease=60.0,
+    )
+    return system.launch(n, Spec(), boot, name)
+
+
+@pytest.mark.parametrize(
+    ("host", "kind", "message"),
+    [
+        ("stranger", CredentialsError, r"cannot reach stranger: .*Host key verification failed.*run `ssh -F \S+ strang"),
+        ("locked", CredentialsError, r"cannot reach locked: .*Permission denied.*`ssh -F \S+ locked true` must work with"),
+        ("refusing", BootError, r"cannot reach refusing: .*Connection refused.*try `ssh -F \S+ refusing`"),
+        ("closed", BootError, r"the sshd of closed forwards no connections to /.*/s; its AllowStreamLocalForwarding"),
+        ("no-such-host.invalid", BootError, r"cannot reach no-such-host\.invalid: .*Could not resolve hostname"),
+        ("bare", BootError, r"bare has no Python 3\.9 or later with ssl: tried: python3; install one, or name it"),
+        ("old", BootError, r"old has no Python 3\.9 or later with ssl: python3 is older than Python 3\.9 / tried: python3;"),
+    ],
+)
+def test_a_host_that_cannot_be_used_is_named_with_what_was_said_and_what_to_try(
+    rig: sshd.Rig, host: str, kind: type[SystemFault], message: str
+) -> None:
+    system = Ssh(hosts=[host], config=rig.config, python="python3")  # the one on PATH: not this computer's others
+    try:
+        launched = launch(system, 1)
+        assert () == launched.instances
+        [failure] = launched.failures
+        assert kind is type(failure)
+        with pytest.raises(kind, match=message):
+            raise failure
+    finally:
+        system.close()
+    assert host not in rig.hosts or rig[host].is_empty()
+
+
+def test_machines_of_hosts_that_fail_go_to_the_others_and_the_failures_are_told(rig: sshd.Rig) -> None:
+    system = Ssh(hosts=["refusing*2", "good*3", "stranger*2"], config=rig.config)
+    try:
+        launched = launch(system, 3)
+        assert ["ssh:good#"] * 3 == [one.locator[:9] for one in launched.instances]
+        assert {"refusing", "stranger"} == {str(failure).split(":")[0].split()[-1] for failure in launched.failures}
+    finally:
+        system.close()
+    assert rig["good"].is_empty()
+
+
+def test_more_machines_than_hosts_take_is_said_and_the_rest_are_started(rig: sshd.Rig) -> None:
+    system = Ssh(hosts="good*2", config=rig.config)
+    try:
+        launched = launch(system, 3)
+        assert 2 == len(launched.instances)
+        with pytest.raises(CapacityError, match=r"all 2 places on the hosts are taken; host\*4 lets a host take four"):
+            raise launched.failures[0]
+    finally:
+        system.close()
+
+
+def test_what_a_login_prints_is_not_taken_for_an_answer(rig: sshd.Rig) -> None:
+    system = Ssh(hosts="chatty", config=rig.config)
+    try:
+        assert 1 == len(launch(system, 1).instances)
+    finally:
+        system.close()
+
+
+def test_an_interpreter_may_be_named(rig: sshd.Rig) -> None:
+    python = rig["good"].folder / "bin" / "python3"
+    system = Ssh(hosts="bare", config=rig.config, python=str(python))
+    try:
+        assert 1 == len(launch(system, 1).instances)
+    finally:
+        system.close()
