@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 
 import pytest
 
 import sshd
-from bigm.authority import Authority
-from bigm.bootstrap.agentzip import agent_digest
-from bigm.bootstrap.records import Launch
 from bigm.errors import BootError, CapacityError, CredentialsError, SystemFault
-from bigm.systems.base import Launched, Spec
 from bigm.systems.ssh.system import Ssh
 from interpreters import find_python
+from launching import launch
 
 pytestmark = pytest.mark.skipif(bool(sshd.MISSING), reason=sshd.MISSING)
 
@@ -33,23 +29,6 @@ def rig() -> Iterator[sshd.Rig]:
         rig.add("chatty").home.joinpath(".bashrc").write_text("echo welcome; echo BIGM-not; echo trouble >&2\n")
         rig.add("closed", settings={"AllowStreamLocalForwarding": "no"})
         yield rig
-
-
-def launch(system: Ssh, n: int) -> Launched:
-    authority = Authority()
-    system.open(authority.cluster)
-    name = secrets.token_hex(4)
-    bootstrap = authority.bootstrap(name)
-    boot = Launch(
-        cluster=authority.cluster,
-        launch=name,
-        ca=bootstrap.ca.decode(),
-        cert=bootstrap.cert.decode(),
-        key=bootstrap.key.decode(),
-        agent_digest=agent_digest(),
-        first_lease=60.0,
-    )
-    return system.launch(n, Spec(), boot, name)
 
 
 @pytest.mark.parametrize(

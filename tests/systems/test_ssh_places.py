@@ -1,0 +1,118 @@
+"""Hosts that are not as one would like them, and agents there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sshd
+from bigm.bootstrap.records import Info
+from bigm.systems.base import ENDED, RUNNING
+from bigm.systems.ssh.system import Ssh
+from launching import Launching
+from waiting import eventually
+
+pytestmark = pytest.mark.skipif(bool(sshd.MISSING), reason=sshd.MISSING)
+
+
+@pytest.fixture
+def rig() -> Iterator[sshd.Rig]:
+    with sshd.Rig() as rig:
+        yield rig
+
+
+@contextlib.contextmanager
+def mounted(path: Path, options: str) -> Iterator[Path]:
+    """A small file system of the test's own."""
+    path.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], check=True, timeout=10)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True, timeout=10)
+
+
+def lives_and_ends(system: Ssh) -> Info:
+    """One machine is started, asked what it is, and ended."""
+    try:
+        launching = Launching(system)
+        [instance] = launching.launch(1).instances
+        client, info = launching.enrol(instance)
+        client.close()
+        [described] = system.describe([instance.id])
+        assert RUNNING == described.state
+        assert {instance.id: None} == system.terminate([instance.id])
+        return info
+    finally:
+        system.close()
+
+
+def test_a_host_behind_another_is_reached_as_the_users_configuration_says(rig: sshd.Rig) -> None:
+    rig.add("jump")
+    rig.add("inner", ssh={"ProxyCommand": f"ssh -F {rig.config} -W %h:%p jump"})
+    assert str(rig["inner"].tmp) in lives_and_ends(Ssh(hosts="inner", config=rig.config)).folder
+    assert rig["jump"].is_empty()
+    assert rig["inner"].is_empty()
+
+
+def test_a_connection_that_the_user_has_is_used_and_outlives_us(rig: sshd.Rig) -> None:
+    control = rig.folder / "mine"
+    rig.add("alpha", ssh={"ControlPath": str(control)})
+    ssh = ["ssh", "-F", rig.config]
+    subprocess.run([*ssh, "-M", "-N", "-f", "alpha"], check=True, timeout=30, stderr=subprocess.DEVNULL)
+    try:
+        connections = rig["alpha"].log().count("Accepted publickey")
+        lives_and_ends(Ssh(hosts="alpha", config=rig.config))
+        assert connections == rig["alpha"].log().count("Accepted publickey")
+        subprocess.run([*ssh, "-O", "check", "alpha"], check=True, timeout=30, capture_output=True)
+    finally:
+        subprocess.run([*ssh, "-O", "exit", "alpha"], check=True, timeout=30, capture_output=True)
+
+
+@pytest.mark.root
+def test_a_home_where_nothing_can_be_written_is_done_without(rig: sshd.Rig) -> None:
+    with mounted(rig.folder / "ro", "ro,size=64k") as home:
+        rig.add("alpha", home=home)
+        lives_and_ends(Ssh(hosts="alpha", config=rig.config))
+        assert rig["alpha"].is_empty()
+
+
+@pytest.mark.root
+def test_a_home_from_which_nothing_can_be_run_is_no_hindrance(rig: sshd.Rig) -> None:
+    with mounted(rig.folder / "noexec", "noexec,size=64k") as home:
+        rig.add("alpha", home=home)
+        lives_and_ends(Ssh(hosts="alpha", config=rig.config))
+        assert rig["alpha"].is_empty()
+
+
+@pytest.mark.root
+def test_a_host_whose_disk_is_full_says_so_and_has_no_machine(rig: sshd.Rig) -> None:
+    """There is room for the folder of a machine, and for nothing in it."""
+    with mounted(rig.folder / "full", "size=64k") as tmp:
+        rig.add("alpha", tmp=tmp)
+        system = Ssh(hosts="alpha", config=rig.config)
+        try:
+            launching = Launching(system)
+            [instance] = launching.launch(1).instances
+            fill(tmp)
+            with contextlib.suppress(Exception):  # whatever a driver sees of an agent that dies meanwhile
+                launching.enrol(instance)
+            eventually(lambda: system.describe([instance.id])[0].state == ENDED, 20.0)
+            assert "No space left on device" in system.describe([instance.id])[0].reason
+            assert "No space left on device" in system.diagnose(instance)
+        finally:
+            system.close()
+        os.unlink(tmp / "filler")
+        assert rig["alpha"].is_empty()
+
+
+def fill(folder: Path) -> None:
+    """Write until nothing more can be written."""
+    with open(folder / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
