@@ -32,6 +32,7 @@ from bigm.errors import (
     Unreachable,
 )
 from bigm.lifecycle import Cause, Phase, State
+from bigm.routes import tcp_connect
 from bigm.rpc import codec, interrupts
 from bigm.rpc.calls import CallFuture
 from bigm.rpc.client import Client
@@ -42,12 +43,6 @@ from bigm.rpc.tls import Credentials
 from bigm.timeouts import Timeouts, check_timeout
 
 _OWN = ("Supervisor.", "Shares.")  # bigm's own calls
-
-
-def tcp_connect(locator: str, timeout: float) -> socket.socket:
-    """Connect to *locator*, "host:port", within *timeout* seconds."""
-    host, _, port = locator.rpartition(":")
-    return socket.create_connection((host.strip("[]"), int(port)), timeout)
 
 
 @dataclass(frozen=True)

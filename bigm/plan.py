@@ -9,8 +9,10 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import bigm
 from bigm import config
 from bigm.bootstrap.records import Main
 from bigm.bundle.bundle import Bundle
@@ -40,6 +42,7 @@ class Plan:
         sys_path: where its modules are found.
         env: environment; all of it, or what is laid over the machine's own.
         inherit_env: which of both.
+        root: folder that has bigm, where the agent's own lacks the workers' part; or "".
         cwd: working folder; "": the machine's own.
         main: how its main module is imported.
         restart: workers that die are started anew.
@@ -57,6 +60,7 @@ class Plan:
     sys_path: tuple[str, ...]
     env: Mapping[str, str]
     inherit_env: bool
+    root: str
     cwd: str
     main: Main
     restart: bool
@@ -83,7 +87,8 @@ def make_plan(
         NotPicklable: a service cannot be pickled; names the path to what cannot.
     """
     local = system.capabilities.local
-    here = local and bundle is None
+    here = system.capabilities.in_place and bundle is None
+    own = local and here
     if procs != "all" and (isinstance(procs, bool) or not isinstance(procs, int) or procs < 1):
         raise ConfigError(f'procs must be a whole number from 1, or "all", not {procs!r}')
     if not system.capabilities.processes and (env or args or procs not in (1, "all")):
@@ -112,8 +117,9 @@ def make_plan(
         python=sys.executable if here else "",
         argv=tuple(sys.argv) if args is None else (sys.argv[0], *map(str, args)),
         sys_path=search_path() if bundle is None else (),
-        env={**inherited, **overlay} if here else {**dict.fromkeys(_NOT_FOR_MACHINES, ""), **overlay},
-        inherit_env=not here,
+        env={**inherited, **overlay} if own else {**dict.fromkeys(_NOT_FOR_MACHINES, ""), **overlay},
+        inherit_env=not own,
+        root=str(Path(bigm.__file__).absolute().parents[1]) if here and not local else "",
         cwd=_working_folder() if here else "",
         main=main_module(),
         restart=on_worker_death == "restart",

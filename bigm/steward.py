@@ -395,6 +395,8 @@ class Steward:
             heartbeat=common.timeouts.heartbeat,
             timeouts=asdict(common.timeouts),
             restart=plan.restart,
+            root=plan.root,
+            route=common.system.route(self.instance),
         )
         return spec if self._installed is None else self._installed.adapt(spec)
 

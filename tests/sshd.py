@@ -133,6 +133,7 @@ class Host:
         with socket.socket() as probe:
             return probe.connect_ex((self.address, self.port)) == 0
 
+
 class Rig:
     """Hosts, the user who may log in to them, and the configuration of ssh that knows them. A context."""
 

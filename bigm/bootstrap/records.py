@@ -147,6 +147,7 @@ class WorkerSpec(NamedTuple):
         timeouts: `bigm.timeouts`, by which it calls other machines; what is missing is as by default.
         restart: the driver starts it anew when it dies, which is not the end of the machine.
         root: folder that has its `bigm`; "": the agent's own.
+        route: how it reaches other machines; see `bigm.routes`.
         bundle: digest of what it runs, which it reports; "": the driver's own environment.
         minor: version its Python must have, "3.11"; "": any.
     """
@@ -169,6 +170,7 @@ class WorkerSpec(NamedTuple):
     timeouts: Mapping[str, float] = {}
     restart: bool = False
     root: str = ""
+    route: str = ""
     bundle: str = ""
     minor: str = ""
 

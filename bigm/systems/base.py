@@ -160,7 +160,7 @@ class System(abc.ABC):
     """
 
     name: ClassVar[str]
-    capabilities: ClassVar[Capabilities] = Capabilities()
+    capabilities: Capabilities = Capabilities()  # of the class, or of one that is set up in another way
     timer: Timer | None = None  # what the leases of its machines count by where that is not the real time
 
     def expected_procs(self, spec: Spec) -> int:
@@ -198,6 +198,10 @@ class System(abc.ABC):
     def keeper_address(self, instance: Instance) -> str:
         """Where the driver's keeper, another process, dials the agent: "host:port", or the path of a unix socket."""
         return instance.locator
+
+    def route(self, instance: Instance) -> str:
+        """How the workers there reach other machines; see `bigm.routes`. "": they dial locators."""
+        return ""
 
     @abc.abstractmethod
     def terminate(self, ids: Iterable[str]) -> dict[str, SystemFault | None]:

@@ -25,7 +25,7 @@ from bigm.bootstrap.records import EXITED, SERVING, Launch, WorkerSample, Worker
 from bigm.errors import BootError, ConfigError, SystemFault
 from bigm.lifecycle import Cause
 from bigm.manualclock import ManualClock
-from bigm.peer import tcp_connect
+from bigm.routes import tcp_connect
 from bigm.rpc.identity import DRIVER, Identity
 from bigm.rpc.tls import Credentials
 from bigm.systems.base import ENDED, RUNNING, Capabilities, Instance, Launched, Spec, System

@@ -25,7 +25,7 @@ from typing import IO
 from bigm.bootstrap.agent import agent_command
 from bigm.bootstrap.records import Launch
 from bigm.errors import BootError, SystemFault
-from bigm.peer import tcp_connect
+from bigm.routes import tcp_connect
 from bigm.systems import orphans
 from bigm.systems.base import ENDED, RUNNING, Capabilities, Instance, Launched, Spec, System
 

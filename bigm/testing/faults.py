@@ -32,7 +32,7 @@ from bigm.errors import BigmError, ConfigError, NotSupported
 from bigm.lifecycle import Phase, State
 from bigm.machine import Machine
 from bigm.manualclock import ManualClock
-from bigm.peer import tcp_connect
+from bigm.routes import tcp_connect
 from bigm.rpc.identity import DRIVER
 from bigm.systems.inprocess import InProcess, Network
 from bigm.testing.relay import Relay, Wire

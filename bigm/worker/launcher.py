@@ -56,7 +56,7 @@ class _Process:
         self._channel = channel
         self._spec = spec
         credentials = Credentials(Identity.parse(spec.identity), spec.ca, spec.cert, spec.key)
-        self._worker = Worker(credentials, procs=spec.procs, timeouts=spec.timeouts)
+        self._worker = Worker(credentials, procs=spec.procs, timeouts=spec.timeouts, route=spec.route)
         self._worker.supervisor.bundle = spec.bundle
         codec.Reader.home = self._worker.home  # in whatever thread: there is no other in this process
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import sys
 import threading
@@ -31,7 +32,8 @@ class Worker:
         credentials: what it proves itself with; its identity is that of a worker.
         procs: how many workers the machine has.
         timeouts: by which services call other machines; what is missing is as by default.
-        connect: how services reach other machines: from a locator and seconds to a connected socket; None: by TCP.
+        connect: how services reach other machines: from a locator and seconds to a connected socket; None: by *route*.
+        route: the same as a word; see `bigm.routes`.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Worker:
         procs: int = 1,
         timeouts: Optional[Mapping[str, float]] = None,
         connect: Optional[Callable[[str, float], socket.socket]] = None,
+        route: str = "",
     ) -> None:
         identity = credentials.identity
         self.name = identity.machine if procs == 1 else f"{identity.machine} worker {identity.proc}"
@@ -55,6 +58,7 @@ class Worker:
         self._procs = procs
         self._timeouts = dict(timeouts or {})
         self._connect = connect
+        self._route = route
         self._lock = threading.Lock()
         self._made: Optional[Peers] = None
 
@@ -97,14 +101,16 @@ class Worker:
         return peers
 
     def _peers(self) -> Peers:
-        from bigm.peer import Link, tcp_connect  # only services that know other machines pay for the client side
+        from bigm.peer import Link  # only services that know other machines pay for the client side
         from bigm.peers import Peers
+        from bigm.routes import reach
         from bigm.timeouts import Timeouts
 
         with self._lock:
             if self._made is None:
                 who = self._credentials.identity
-                link = Link(self._credentials, self._connect or tcp_connect, Timeouts(**self._timeouts), self.home)
+                connect = self._connect or functools.partial(reach, self._route)
+                link = Link(self._credentials, connect, Timeouts(**self._timeouts), self.home)
                 self._made = Peers(who.machine, who.proc, self._procs, link)
             return self._made
 

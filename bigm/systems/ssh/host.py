@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import socket
 import threading
 import time
@@ -20,6 +21,7 @@ from bigm.bootstrap.agentzip import host_program
 from bigm.bootstrap.onhost import WORD
 from bigm.bootstrap.records import Launch
 from bigm.errors import BootError, SystemFault
+from bigm.routes import OFF, RELAY, make_route, unix_connect
 from bigm.systems.base import ENDED, RUNNING, Instance
 from bigm.systems.ssh.master import Master, await_open
 
@@ -100,11 +102,14 @@ class Host:
         self._sockets = os.path.join(folder, f"s{number}-")
         self._pythons = [python] if python else [*_PYTHONS, *(f"{folder}/python3" for folder in _FOLDERS)]
         self._direct = direct
+        self._near = f"ssh:{name}#"
         self._relay = relay
         self._proven = False
         self._lock = threading.Lock()
         self._residents: dict[int, Resident] = {}
+        self._apart = ""  # the route of machines that no way leads from
         self._ways = threading.Lock()
+        self._relayed = 0  # the connection through which machines there reach the relay
         self._looks: _Shared[None] = _Shared(_FRESH)
         self._ends: _Gathered = _Gathered(self._end_now)
 
@@ -171,7 +176,7 @@ class Host:
         self._proven = True
 
     def lead(self) -> None:
-        """Make the local sockets that lead to the agents, and the one there that leads back.
+        """Make the local sockets that lead to the agents, and the one there that leads to us, where they are missing.
 
         Raises:
             SystemFault: ssh would not.
@@ -180,7 +185,20 @@ class Host:
             living = [resident for resident in self.residents if resident.state == RUNNING]
             missing = [resident for resident in living if not _answers(self.way(resident.index))]
             if missing:
-                self.master.forward((self.way(resident.index), resident.address) for resident in missing)
+                self.master.forward((self.way(one.index), one.address) for one in missing)
+            if self._relay and self._relayed != self.master.generation:
+                self._lead_back()
+
+    def _lead_back(self) -> None:
+        """Make the socket there by which machines reach others; a host that will have none is only told of."""
+        there, generation = f"{self.folder}/{RELAY}", self.master.generation
+        try:
+            if self._relayed:  # a socket that has lost its connection stays
+                self.master.run(f"rm -f {shlex.quote(there)}", "", _ASK)
+            self.master.forward_back(there, self._relay)
+        except SystemFault as error:
+            self._apart = f"{OFF}: {error.message}"
+        self._relayed = generation
 
     def way(self, index: int) -> str:
         """Path of the local socket that leads to an agent."""
@@ -219,6 +237,24 @@ class Host:
             SystemFault: the host does not answer.
         """
         return self._ends.get(indices)
+
+    def instance(self, resident: Resident) -> Instance:
+        """A resident as the rest of bigm knows it."""
+        ended = resident.state == ENDED
+        return Instance(
+            id=f"{self.name}#{self._cluster}-{resident.index}",
+            locator=resident.address if self._direct else f"{self._near}{resident.index}",
+            state=resident.state,
+            reason=f"its agent has ended{': ' if resident.said else ''}{resident.said}" if ended else "",
+            launch=resident.launch,
+            cluster=self._cluster,
+            host=self.name,
+        )
+
+    @property
+    def route(self) -> str:
+        """How machines here reach others by the relay."""
+        return self._apart or make_route(self._near, self.folder)
 
     def request(self, request: Mapping[str, object]) -> list[dict[str, Any]]:
         """Ask `bigm.bootstrap.onhost` for something.
@@ -275,36 +311,12 @@ class Host:
         return answers
 
 
-def unix_connect(path: str, timeout: float) -> socket.socket:
-    """Connect to a unix socket within *timeout* seconds."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(timeout)
-    try:
-        sock.connect(path)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
 def _answers(path: str) -> bool:
     try:
         unix_connect(path, 1.0).close()
     except OSError:
         return False
     return True
-
-
-def instance(host: str, cluster: str, resident: Resident) -> Instance:
-    """A resident as the rest of bigm knows it."""
-    return Instance(
-        id=f"{host}#{cluster}-{resident.index}",
-        locator=f"ssh:{host}#{resident.index}",
-        state=resident.state,
-        reason=f"its agent has ended{': ' if resident.said else ''}{resident.said}" if resident.state == ENDED else "",
-        launch=resident.launch,
-        cluster=cluster,
-    )
 
 
 def _resident(record: Mapping[str, Any]) -> Resident:

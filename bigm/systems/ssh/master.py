@@ -53,10 +53,10 @@ class Master:
         self._control = self._own
         self._options = ["-F", config] if config else []
         self._lock = threading.Lock()
-        self.dials = 0
+        self.generation = 0  # counts connections: what was forwarded through one ends with it
 
     def __repr__(self) -> str:
-        return f"<Master of {self.host} at {self._control}, {self.dials} dials>"
+        return f"<Master of {self.host} at {self._control}, connection {self.generation}>"
 
     @property
     def command(self) -> str:
@@ -84,10 +84,9 @@ class Master:
             if self.is_open():
                 return False
             self._control = self._users_own()
-            if self._control != self._own:
-                return True
-            self._dial(timeout)
-            self.dials += 1
+            if self._control == self._own:
+                self._dial(timeout)
+            self.generation += 1
             return True
 
     def run(self, command: str, program: str, timeout: float) -> subprocess.CompletedProcess[str]:
@@ -115,12 +114,14 @@ class Master:
         Raises:
             SystemFault: ssh would not.
         """
-        for here, _ in (pairs := list(pairs)):
+        words = []
+        for here, there in pairs:
             _remove(here)
-        self._command("forward", [word for here, there in pairs for word in ("-L", f"{here}:{there}")])
+            words += ["-L", f"{here}:{there}"]
+        self._command("forward", words)
 
     def forward_back(self, there: str, here: str) -> None:
-        """Have connections to the socket *there* end at the one *here*; nothing is to exist there.
+        """Have connections to the socket *there*, which does not exist, end at the one *here*.
 
         Raises:
             SystemFault: the host would not.

@@ -20,11 +20,14 @@ from typing import TypeVar
 
 from bigm.bootstrap.records import Launch
 from bigm.errors import BootError, CapacityError, ConfigError, SystemFault
+from bigm.routes import OFF
 from bigm.systems.base import Capabilities, Instance, Launched, Spec, System
-from bigm.systems.ssh.host import Host, instance
+from bigm.systems.ssh.host import Host
 from bigm.systems.ssh.hosts import parse_hosts, places, read_hosts, share_out
+from bigm.systems.ssh.relay import Relay
 
-PEERS = ("driver", "direct", "off")
+_DRIVER, _DIRECT = "driver", "direct"
+_PEERS = (_DRIVER, _DIRECT, OFF)
 _AT_ONCE = 8  # hosts that are dialled: a sshd in front of them, as a jump, drops some from 10 on (MaxStartups)
 _LONGEST = 60  # characters of the folder for sockets, whose paths may have 103
 _PREFIX = "bigm-ssh-"
@@ -53,11 +56,33 @@ class Ssh(System):
             default="", metadata={"what": "the interpreter for agents on the hosts; empty: the first from 3.9 on"}
         )
 
+        peers: str = dataclasses.field(
+            default="driver",
+            metadata={
+                "what": "how machines call one another: by way of the `driver`, `direct` where they can dial each "
+                "other's addresses, or not at all (`off`)"
+            },
+        )
+
+        in_place: bool = dataclasses.field(
+            default=False,
+            metadata={
+                "what": "the hosts have this computer's files, as with homes on a file server: machines run the "
+                "program and its environment where they are, instead of being sent them"
+            },
+        )
+
     name = "ssh"
-    capabilities = Capabilities(ends="agent")
 
     def __init__(
-        self, *, hosts: Sequence[str] | str = (), hosts_file: str = "", config: str = "", python: str = ""
+        self,
+        *,
+        hosts: Sequence[str] | str = (),
+        hosts_file: str = "",
+        config: str = "",
+        python: str = "",
+        peers: str = _DRIVER,
+        in_place: bool = False,
     ) -> None:
         words = hosts.split(",") if isinstance(hosts, str) else list(hosts)
         found = parse_hosts([word for word in words if word.strip()])
@@ -67,6 +92,11 @@ class Ssh(System):
         if not _is_word(python):
             raise ConfigError(f"ssh.python: {python!r} is no path of an interpreter", hint="it may have no spaces")
         self._python = python
+        if peers not in _PEERS:
+            raise ConfigError(f"ssh.peers must be {', '.join(_PEERS[:-1])} or {_PEERS[-1]}, not {peers!r}")
+        self._peers = peers
+        self.capabilities = Capabilities(ends="agent", in_place=in_place, peers=peers == _DIRECT)
+        self._relay: Relay | None = None
         self._cluster = ""
         self._folder = ""
         self._guard = -1  # a descriptor that says by its lock that the folder is in use
@@ -85,8 +115,19 @@ class Ssh(System):
         self._cluster = cluster
         if not self._folder:
             self._folder, self._guard = _make_folder()
+            relay = os.path.join(self._folder, "relay") if self._peers == _DRIVER else ""
+            self._relay = Relay(relay, self._dial) if relay else None
             self._hosts = {
-                name: Host(name, cluster, self._folder, number, config=self._config, python=self._python)
+                name: Host(
+                    name,
+                    cluster,
+                    self._folder,
+                    number,
+                    config=self._config,
+                    python=self._python,
+                    direct=self._peers == _DIRECT,
+                    relay=relay,
+                )
                 for number, name in enumerate(self._slots)
             }
 
@@ -109,6 +150,10 @@ class Ssh(System):
     def keeper_address(self, instance: Instance) -> str:
         host, index = self._find(instance.id)
         return host.way(index) if host is not None else ""
+
+    def route(self, instance: Instance) -> str:
+        host, _ = self._find(instance.id)
+        return host.route if host is not None and self._peers == _DRIVER else OFF if self._peers == OFF else ""
 
     def terminate(self, ids: Iterable[str]) -> dict[str, SystemFault | None]:
         wanted = list(ids)
@@ -141,6 +186,8 @@ class Ssh(System):
         self.terminate([one.id for one in self._described()])
         hosts, self._hosts = self._all(), {}
         _each(hosts, Host.close)
+        if self._relay is not None:
+            self._relay.close()
         os.close(self._guard)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = ""
@@ -163,7 +210,7 @@ class Ssh(System):
                 except SystemFault as error:
                     tried[name] = error
                     return
-                instances.update((one.index, instance(name, self._cluster, one)) for one in residents)
+                instances.update((one.index, host.instance(one)) for one in residents)
 
             _each(list(shares), start)
         self._failed.update(tried)
@@ -193,7 +240,14 @@ class Ssh(System):
         return list(self._hosts.values())
 
     def _described(self) -> list[Instance]:
-        return [instance(host.name, self._cluster, one) for host in self._all() for one in host.residents]
+        return [host.instance(one) for host in self._all() for one in host.residents]
+
+    def _dial(self, locator: str, timeout: float) -> socket.socket:
+        """Connect to the machine at a locator, for another of the cluster."""
+        found = next((one for one in self._described() if one.locator == locator), None)
+        if found is None:
+            raise ConnectionError(f"there is no machine at {locator}")
+        return self.connect(found, timeout)
 
     def _find(self, id: str) -> tuple[Host | None, int]:
         name, _, rest = id.rpartition("#")
