@@ -89,6 +89,7 @@ class _Visit:
     parts: int = 0
     sent: int = 0
     fetched: int = 0
+    over: bool = False
 
 
 @dataclass(eq=False)
@@ -102,7 +103,9 @@ class _Place:
     failure: BigmError | None = None
 
     def living(self) -> list[_Visit]:
-        return [visit for visit in self.visits if visit.machine.state is not State.STOPPED]
+        """Those that wait for parts first: it is for them that some are brought here."""
+        living = [visit for visit in self.visits if visit.machine.state is not State.STOPPED]
+        return sorted(living, key=lambda visit: visit.over)
 
 
 class Shipping:
@@ -166,6 +169,7 @@ class Shipping:
         visit, since = _Visit(machine, info, bundle), time.monotonic()
 
         def over(found: Installed | None, error: BigmError | None) -> None:
+            visit.over = True
             if found is not None:
                 done(Shipped(found, visit.parts, visit.sent, visit.fetched, time.monotonic() - since))
             else:
@@ -283,7 +287,8 @@ class Shipping:
         root = yield from self._call("Installer.lay_out", bundle.machine.digest, True)
         tree = yield from self._call("Installer.lay_out", bundle.program.digest, False)
         if not layer:
-            environment = {"python": python, "site": [], **(yield from self._call("Installer.stdlib", python))}
+            stdlib = yield from self._call("Installer.stdlib", python)
+            environment = {"python": python, "site": [], "stdlib": stdlib}
         elif not environment:
             environment = yield from self._make_environment(visit, layer, python)
         return installed(bundle, environment, root, tree)

@@ -351,6 +351,7 @@ class Steward:
         self._common.run.event(
             "shipped",
             machine=self.label,
+            cluster=self._common.name,
             bundle=shipped.installed.bundle,
             parts=shipped.parts,
             sent=shipped.sent,
