@@ -287,8 +287,8 @@ class Shipping:
         root = yield from self._call("Installer.lay_out", bundle.machine.digest, True)
         tree = yield from self._call("Installer.lay_out", bundle.program.digest, False)
         if not layer:
-            stdlib = yield from self._call("Installer.stdlib", python)
-            environment = {"python": python, "site": [], "stdlib": stdlib}
+            found = yield from self._call("Installer.stdlib", python)
+            environment = {**found, "python": python, "site": []}
         elif not environment:
             environment = yield from self._make_environment(visit, layer, python)
         return installed(bundle, environment, root, tree)
