@@ -1,4 +1,5 @@
-"""Makes the bundle of the program that runs: its files, bigm's modules and the environment's distributions, as now.
+"""Makes the bundle of a program, mostly the one that runs: its files, bigm's modules and the environment's
+distributions, as they are now.
 
 A second run of the same program finds all but what was edited in the driver's store, and starts nothing.
 """
@@ -7,13 +8,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType, ModuleType
 
 from bigm.bootstrap.records import Main
+from bigm.bundle import embedded
 from bigm.bundle.bundle import Bundle
 from bigm.bundle.dependencies import dependency_layer
+from bigm.bundle.described import Described
 from bigm.bundle.layout import Layout, find_layout
+from bigm.bundle.pexfile import bundle_inside
 from bigm.bundle.sources import Rules, collect, machine_tree
 from bigm.errors import ProgramError
 from bigm.parts import Parts
@@ -35,7 +40,8 @@ def make_bundle(
 ) -> Bundle:
     """Make the bundle of this process's program.
 
-    Its files are copied into the driver's store: whatever is edited from now on, machines run what is in it.
+    Its files are copied into the driver's store: whatever is edited from now on, machines run what is in it. In a
+    self-contained pex the bundle is what the file has inside.
 
     Args:
         home: bigm's folder of this user.
@@ -47,8 +53,30 @@ def make_bundle(
         ConfigError: the environment cannot be bundled.
         BigmError: the store cannot be written.
     """
-    main, path, cwd = main_module(), search_path(), _working_folder()
-    layout = find_layout(main.file, path, cwd)
+    if embedded.current() is not None:
+        return bundle_inside(driver_parts(home))
+    program = Described(main_module(), search_path(), _working_folder())
+    return bundle_program(program, home, rules, modules=None, tell=tell, progress=progress)
+
+
+def bundle_program(
+    program: Described,
+    home: Path,
+    rules: Rules,
+    *,
+    tell: Callable[[str], None],
+    progress: Callable[[str], None] = lambda text: None,
+    modules: Mapping[str, ModuleType] | None = MappingProxyType({}),
+) -> Bundle:
+    """Make the bundle of a program that this interpreter could run.
+
+    Args:
+        program: how it would run.
+        home, rules, tell, progress: as for `make_bundle`, which also says what is raised.
+        modules: what it has imported; None: what this process has.
+    """
+    layout = find_layout(program.main.file, program.sys_path, program.cwd, modules=modules)
+    main = place_main(program.main, layout)
     store = driver_parts(home)
     collected = collect(layout, store, rules)
     layer = dependency_layer(sys.executable, store, cache_folder(home), progress=progress)
@@ -59,7 +87,7 @@ def make_bundle(
         machine=machine_tree(store),
         dependencies={"": layer},
         sys_path=layout.search_path,
-        main=place_main(main, layout),
+        main=main,
         cwd=layout.cwd,
         python="{}.{}".format(*sys.version_info),
         store=store,

@@ -12,14 +12,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType, TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import bigm
 from bigm.bootstrap.records import Main
 from bigm.bundle.bundle import PROGRAM, SITE
+from bigm.errors import ProgramError
 from bigm.worker import program as programs
+
+if TYPE_CHECKING:
+    import zipfile
 
 FOLDER = "_bigm_program"  # in the file, and in the site-packages of the environment made of it
 TREE = f"{FOLDER}/tree"
@@ -27,7 +32,13 @@ FACTS = f"{FOLDER}/program.json"
 MANIFEST = f"{FOLDER}/manifest.json"
 FORMAT = 1  # of FACTS
 
+_MARK = "__bigm_program__"  # in the main module of a program that `run` runs
+
 FILE_VARIABLE = "PEX"  # pex's own: the file that the environment was made of
+
+
+_END_OF_ZIP = b"PK\x05\x06"
+_END_SIZE = 22  # bytes, without a comment, which pex writes none of
 
 
 class Program(NamedTuple):
@@ -63,15 +74,55 @@ class Program(NamedTuple):
         return cls(Main(*facts["main"]), entries, str(facts["cwd"]), str(facts["python"]))
 
 
+def is_pexfile(path: str) -> bool:
+    """Whether *path* is a self-contained pex, made by `bigm bundle`. Reads a few bytes of what is no zip file."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-_END_SIZE, os.SEEK_END)
+            if not file.read().startswith(_END_OF_ZIP):
+                return False
+        with opened(path) as archive:
+            return FACTS in archive.namelist()
+    except (OSError, ProgramError):
+        return False
+
+
+def read_program(path: str) -> Program:
+    """The program inside a self-contained pex.
+
+    Raises:
+        ProgramError: it cannot be read, or is of a later version.
+    """
+    with opened(path) as archive:
+        return Program.from_json(archive.read(FACTS).decode("ascii"))
+
+
+@contextmanager
+def opened(path: str) -> Iterator[zipfile.ZipFile]:
+    """A self-contained pex for reading; what goes wrong inside is said as a fault of the file.
+
+    Raises:
+        ProgramError: it cannot be read, or has not what was read from it.
+    """
+    import zipfile  # which a start does without
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
+        hint = "make it anew with `bigm bundle`"
+        raise ProgramError(f"cannot read the program in {path or 'its pex'}: {error}", hint=hint) from error
+
+
 def site_folder() -> str:
     """Where bigm is installed: in a self-contained pex beside the program."""
     return os.path.dirname(os.path.dirname(os.path.abspath(bigm.__file__)))
 
 
-def is_embedded() -> bool:
-    """Whether this process runs the program of a self-contained pex, and not merely its interpreter."""
-    file = os.path.abspath(getattr(sys.modules["__main__"], "__file__", None) or "")
-    return file.startswith(os.path.join(site_folder(), FOLDER) + os.sep)
+def current() -> Program | None:
+    """The program of a self-contained pex that this process runs; None when it runs another one."""
+    found: Program | None = getattr(sys.modules["__main__"], _MARK, None)
+    return found
 
 
 def find() -> Program:
@@ -89,14 +140,16 @@ def run(program: Program, arguments: Sequence[str]) -> None:
     tree = os.path.join(site_folder(), TREE)
     sys.path[:] = search_path(program.sys_path, tree, site_folder(), sys.path)
     main = program.main
-    file = os.path.join(tree, main.file)
-    main = main._replace(value=os.path.join(tree, main.value) if main.kind == "path" else main.value, file=file)
-    sys.argv[:] = [file, *arguments]
+    if main.kind == "path":
+        main = main._replace(value=os.path.join(tree, main.value))
     module = ModuleType("__main__")
+    setattr(module, _MARK, program)
     boot, sys.modules["__main__"] = sys.modules["__main__"], module
     led_here = (getattr(boot, "__file__", ""), __file__, programs.__file__, sys._getframe(1).f_code.co_filename)
     sys.excepthook = _Hook(led_here)
-    exec(programs.main_code(main, module), module.__dict__)
+    code = programs.main_code(main, module)
+    sys.argv[:] = [str(module.__file__), *arguments]
+    exec(code, module.__dict__)
 
 
 def search_path(entries: Sequence[tuple[str, str]], tree: str, site: str, current: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import bigm
-from bigm.cli import config, gc, logs, ps, run
+from bigm.cli import bundle, config, gc, logs, ps, run
 
 # Plain help: rich's frames cost 50 ms and break words at 80 columns. A bug's stack trace is `main`'s affair.
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command(cls=run.RunCommand)(run.run)
+app.command()(bundle.bundle)
 app.command()(logs.logs)
 app.command()(ps.ps)
 app.command()(gc.gc)

@@ -47,4 +47,5 @@ if __name__ == "__main__":
     except ImportError:
         version = ""
     problem, mentions = examine(program) if program else ("", True)
-    print(json.dumps({"bigm": version, "problem": problem, "mentions": mentions}))
+    minor = "{}.{}".format(*sys.version_info)
+    print(json.dumps({"bigm": version, "python": minor, "problem": problem, "mentions": mentions}))

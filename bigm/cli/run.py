@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 import typer
 from typer.core import TyperCommand
 
+from bigm.bundle.embedded import is_pexfile, read_program
 from bigm.cli import probe
 from bigm.cli.arguments import split_arguments
 from bigm.config import DEFAULT, FLAGS_VARIABLE, Settings, load, nearest
@@ -110,7 +111,7 @@ def run(
 def make_plan(
     program: str, arguments: list[str], *, module: bool, python: str | None, environ: Mapping[str, str]
 ) -> Plan:
-    """Decide which interpreter runs what.
+    """Decide which interpreter runs what. A self-contained pex is run by one that it was made for.
 
     Raises:
         ProgramError: there is no such interpreter, file, command or module.
@@ -119,6 +120,8 @@ def make_plan(
     if module:
         return Plan(interpreter, ["-m", program, *arguments], _module_file(program, interpreter))
     file = _program_file(program, interpreter)
+    if is_pexfile(file):
+        interpreter = _interpreter_for(file, interpreter, chosen=python is not None, environ=environ)
     return Plan(interpreter, [file, *arguments], file)
 
 
@@ -128,7 +131,9 @@ def check(plan: Plan, verbose: bool = False) -> str:
     Raises:
         ProgramError: it is not Python, or its interpreter has no bigm.
     """
-    if _same_environment(plan.python):
+    if is_pexfile(plan.file):
+        return ""  # it has its own
+    if same_environment(plan.python):
         problem, mentions = probe.examine(plan.file) if plan.file else ("", True)
     else:
         answer = _probe(plan)
@@ -164,8 +169,34 @@ def _interpreter(wanted: str | None, environ: Mapping[str, str]) -> str:
     return sys.executable
 
 
-def _same_environment(python: str) -> bool:
-    """Not by file: the interpreters of all virtual environments are links to one."""
+def _interpreter_for(file: str, interpreter: str, *, chosen: bool, environ: Mapping[str, str]) -> str:
+    """*interpreter* if it has the version that a pex was made for: pex would choose another without a word."""
+    wanted = read_program(file).python
+    if _version_of(interpreter) == wanted:
+        return interpreter
+    if chosen:
+        raise ProgramError(f"{file} was made for Python {wanted}, and {interpreter} is {_version_of(interpreter)}")
+    found = shutil.which(f"python{wanted}", path=environ.get("PATH"))
+    if found is None or _version_of(found) != wanted:
+        raise ProgramError(
+            f"{file} was made for Python {wanted}, and there is no python{wanted} on PATH",
+            hint="install it, or name one with --python PATH",
+        )
+    return found
+
+
+def _version_of(python: str) -> str:
+    """Minor version, "3.11"."""
+    if same_environment(python):
+        return "{}.{}".format(*sys.version_info)
+    return str(_probe(Plan(python, [], ""))["python"])
+
+
+def same_environment(python: str) -> bool:
+    """Whether *python* is that of the environment that runs us.
+
+    Not by file: the interpreters of all virtual environments are links to one.
+    """
     return os.path.dirname(os.path.abspath(python)) == os.path.dirname(os.path.abspath(sys.executable))
 
 
@@ -187,7 +218,7 @@ def _program_file(program: str, python: str) -> str:
 
 def _module_file(module: str, python: str) -> str:
     """The file of a module, found without importing anything of it; "" when only its own interpreter can tell."""
-    if not _same_environment(python):
+    if not same_environment(python):
         return ""
     path: list[str] | None = [os.getcwd(), *sys.path]
     found = None

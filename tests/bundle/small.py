@@ -7,14 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import Distribution, distribution
+import sysconfig
+from importlib.metadata import Distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 # What `bigm` and `pex` import, by name; the rest of what bigm depends on is for other systems.
-NEEDED = ("bigm", "cloudpickle", "cryptography", "pex", "psutil", "pyyaml", "requests", "typer")
-_LEFT_OUT = frozenset({"boto3"})
+NEEDED = ("bigm", "cloudpickle", "cryptography", "packaging", "pex", "pyyaml", "typer")
+_LEFT_OUT = frozenset({"boto3", "psutil", "requests"})
 
 
 def small_environment(folder: Path, *names: str) -> Path:
@@ -27,11 +28,6 @@ def small_environment(folder: Path, *names: str) -> Path:
                 target = Path(os.path.normpath(site / file))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(str(each.locate_file(file)), target)
-    commands = [path for path in (folder / "bin").iterdir() if path.is_file() and not path.is_symlink()]
-    for path in commands:
-        text = path.read_bytes()
-        if text.startswith(b"#!"):
-            path.write_bytes(b"#!%s\n%s" % (os.fsencode(folder / "bin" / "python"), text.partition(b"\n")[2]))
     return folder / "bin" / "python"
 
 
@@ -42,7 +38,7 @@ def _closure(names: list[str]) -> list[Distribution]:
         name = re.sub("[-_.]+", "-", names.pop()).lower()
         if name in found or name in _LEFT_OUT:
             continue
-        found[name] = distribution(name)
+        (found[name],) = Distribution.discover(name=name, path=[sysconfig.get_path("purelib")])
         for requirement in map(Requirement, found[name].requires or ()):
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 names.append(requirement.name)

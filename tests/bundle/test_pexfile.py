@@ -1,0 +1,263 @@
+"""A self-contained pex runs, and forms machines, where there is a Python of its version and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from environments import make_environment, make_wheel
+from small import small_environment
+
+from bigm.bootstrap.records import Main
+from bigm.bundle import pexfile
+from bigm.bundle.bundle import PROGRAM, SITE, STDLIB, Bundle
+from bigm.bundle.dependencies import dependency_layer
+from bigm.bundle.embedded import FACTS, is_pexfile, read_program
+from bigm.bundle.layout import find_layout
+from bigm.bundle.sources import collect, machine_tree
+from bigm.errors import ConfigError, ProgramError
+from bigm.parts import Parts
+from interpreters import find_python
+
+MINOR = "{}.{}".format(*sys.version_info)
+
+ASK = """
+import json, os, pathlib, sys
+import bigm
+from parts import helper
+
+class Ask:
+    def tell(self):
+        import cloudpickle
+        return {
+            "data": helper.data(), "helper": helper.__file__, "cloudpickle": cloudpickle.__file__,
+            "bigm": bigm.__file__, "path": sys.path, "argv": sys.argv, "cwd": os.getcwd(),
+            "main": sys.modules["__main__"].__file__, "pid": os.getpid(),
+        }
+
+if __name__ == "__main__":
+    with bigm.start() as cluster:
+        machines = cluster.start(cluster.nmach or 1, services={"Ask": Ask()})
+        told = [machine.call("Ask.tell") for machine in machines]
+    print(json.dumps({"here": Ask().tell(), "there": told, "executable": sys.executable}))
+"""
+HELPER = """
+import pathlib
+def data():
+    return (pathlib.Path(__file__).parents[1] / "data" / "words.txt").read_text()
+"""
+
+
+def make_project(folder: Path) -> Path:
+    (folder / "parts").mkdir(parents=True)
+    (folder / "data").mkdir()
+    (folder / "pyproject.toml").touch()
+    (folder / "data" / "words.txt").write_text("some words")
+    (folder / "parts" / "helper.py").write_text(HELPER)
+    (folder / "ask.py").write_text(ASK)
+    return folder / "ask.py"
+
+
+def clean(home: Path, **variables: str) -> dict[str, str]:
+    """The environment of a computer that has this Python, no index that can be used, and knows nothing of us."""
+    commands = home / "commands"
+    if not commands.exists():
+        commands.mkdir(parents=True)
+        (commands / f"python{MINOR}").symlink_to(find_python(MINOR) or sys.executable)
+    path = f"{commands}:/usr/bin:/bin"
+    unusable = {"PIP_NO_INDEX": "1", "PIP_INDEX_URL": "http://127.0.0.1:9/"}
+    return {"PATH": path, "HOME": str(home), "TMPDIR": os.environ["TMPDIR"], **unusable, **variables}
+
+
+def run(*words: str | Path, env: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*map(str, words)], env=env, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240
+    )
+
+
+def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def started_as(env: Mapping[str, str]) -> tuple[str, str]:
+    """What a pex that ran before executes: the Python of the environment made of it, and that environment."""
+    (venv,) = Path(env["HOME"], ".cache", "pex", "venvs").glob("*/*/*/pex")
+    return str(venv.parent / "bin" / "python"), str(venv.parent)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment that has bigm and little else; its interpreter."""
+    return small_environment(tmp_path_factory.mktemp("small") / "environment")
+
+
+@pytest.fixture(scope="module")
+def made(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pex of a project, made by the command, in a folder where the project is not."""
+    folder = tmp_path_factory.mktemp("made")
+    script = make_project(folder / "project")
+    done = run(environment, "-m", "bigm", "bundle", script, "-o", folder / "ask.pex", env=own(folder), cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    away = tmp_path_factory.mktemp("away") / "ask.pex"
+    shutil.move(folder / "ask.pex", away)
+    shutil.rmtree(folder)
+    return away
+
+
+def own(folder: Path) -> dict[str, str]:
+    """Our environment, with a home in *folder*."""
+    return {**os.environ, "HOME": str(folder), "BIGM_HOME": str(folder / "bigm")}
+
+
+@pytest.fixture(scope="module")
+def computer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home where no pex was run yet; the tests of this module run it there."""
+    return tmp_path_factory.mktemp("computer")
+
+
+@pytest.mark.slow
+def test_it_forms_machines_where_there_is_only_a_python(made: Path, computer: Path, tmp_path: Path):
+    done = run(made, "-n", "1", "--nmach", "2", "--", "--nmach", "9", env=clean(computer), cwd=tmp_path)
+    found = told(done)
+    assert 2 == len(found["there"])
+    for each in [found["here"], *found["there"]]:
+        assert "some words" == each["data"]
+        assert ["-n", "1", "--nmach", "9"] == each["argv"][1:]
+        assert [] == [name for name in ("helper", "cloudpickle", "bigm", "main") if str(computer) not in each[name]]
+    assert "bigm: starting 2 machines on local\n" == done.stderr
+
+
+@pytest.mark.slow
+def test_machines_elsewhere_get_all_from_inside_of_it(made: Path, computer: Path, tmp_path: Path):
+    """Twice: then nothing is sent, and no environment is made."""
+    variables = clean(computer, BIGM_BUNDLE_REHEARSE="1", BIGM_BUNDLE_STORE=str(tmp_path / "store"))
+    for sent in (True, False):
+        done = run(made, "--nmach", "2", env=variables, cwd=tmp_path)
+        found = told(done)
+        assert 2 == len(found["there"])
+        for each in found["there"]:
+            assert "some words" == each["data"]
+            assert str(tmp_path / "store") in each["bigm"]
+            assert str(tmp_path / "store") in each["cloudpickle"]
+            assert str(computer / ".cache/pex") not in json.dumps(each["path"])
+            assert each["cwd"] == os.path.dirname(each["main"]) == each["path"][0]
+        assert ("making the environment" in done.stderr) is sent, done.stderr
+
+
+@pytest.mark.slow
+def test_a_file_that_was_replaced_meanwhile_is_not_shipped(made: Path, computer: Path, tmp_path: Path):
+    file = tmp_path / "x.pex"
+    shutil.copy(made, file)
+    variables = clean(computer, BIGM_BUNDLE_REHEARSE="1", BIGM_BUNDLE_STORE=str(tmp_path / "store"))
+    assert told(run(file, env={**variables, "BIGM_BUNDLE_REHEARSE": "0"}, cwd=tmp_path))
+    python, venv = started_as(variables)
+    file.unlink()
+    done = run(python, "-I", venv, env={**variables, "PEX": str(file)}, cwd=tmp_path)
+    assert f"cannot read the program in {file}: [Errno 2]" in done.stderr
+    assert 2 == done.returncode
+
+
+@pytest.mark.slow
+def test_bigm_run_runs_it_as_it_runs_itself(made: Path, computer: Path, tmp_path: Path):
+    line = [sys.executable, "-m", "bigm", "run", "--nmach", "2", made, "-n", "1", "--", "--nmach", "9"]
+    found = told(run(*line, env={**own(computer), "VIRTUAL_ENV": ""}, cwd=tmp_path))
+    assert 2 == len(found["there"])
+    assert ["-n", "1", "--nmach", "9"] == found["here"]["argv"][1:]
+    assert str(computer) in found["here"]["bigm"]
+
+
+@pytest.mark.slow
+def test_a_python_of_another_version_is_refused_and_not_replaced_in_silence(made: Path, tmp_path: Path):
+    other = next(filter(None, (find_python(v) for v in ("3.10", "3.11", "3.12", "3.13") if v != MINOR)), "")
+    if not other:
+        pytest.skip("no other Python here")
+    done = run(sys.executable, "-m", "bigm", "run", "--python", other, made, env=own(tmp_path), cwd=tmp_path)
+    assert f"bigm: {made} was made for Python {MINOR}, and {other} is 3." in done.stderr
+    assert 2 == done.returncode
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Callable[..., Bundle]:
+    """Makes a bundle of a project and an environment with a few distributions that were made here."""
+
+    def make(*names: str, cache: str = "cache") -> Bundle:
+        project, wheels, python = tmp_path / "project", tmp_path / "wheels", tmp_path / "environment" / "bin" / "python"
+        if not project.exists():
+            make_project(project)
+            wheels.mkdir()
+            make_environment(tmp_path / "environment", *(make_wheel(wheels, name) for name in names))
+        store = Parts(str(tmp_path / cache / "parts"))
+        return Bundle(
+            program=collect(
+                find_layout(str(project / "ask.py"), [str(project)], str(project), modules={}), store
+            ).manifest,
+            machine=machine_tree(store),
+            dependencies={"": dependency_layer(str(python), store, tmp_path / cache)},
+            sys_path=((PROGRAM, "project"), (STDLIB, ""), (SITE, "")),
+            main=Main("path", "project/ask.py", "project/ask.py"),
+            cwd="project",
+            python=MINOR,
+            store=store,
+        )
+
+    return make
+
+
+@pytest.mark.slow
+def test_it_has_the_program_as_data_and_what_tells_how_to_run_it(bundle: Callable[..., Bundle], tmp_path: Path):
+    file = tmp_path / "x.pex"
+    pexfile.build(file, bundle("first", "second"), cache=tmp_path / "work")
+    assert is_pexfile(str(file))
+    assert (Main("path", "project/ask.py", "project/ask.py"), MINOR) == read_program(str(file))[0::3]
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        assert b"some words" == archive.read("_bigm_program/tree/project/data/words.txt")
+        assert "bigm/cli/embedded.py" in names
+        wheels = {name.split("/")[1] for name in names if name.startswith(".deps/") and name.count("/") > 1}
+        assert {"first-1.0-py3-none-any.whl", "second-1.0-py3-none-any.whl"} <= wheels
+    assert [] == [path.name for path in (tmp_path / "work").iterdir()]
+
+
+@pytest.mark.slow
+def test_equal_inputs_make_equal_files_whatever_is_cached(bundle: Callable[..., Bundle], tmp_path: Path):
+    first, second = tmp_path / "first.pex", tmp_path / "elsewhere" / "second.pex"
+    second.parent.mkdir()
+    pexfile.build(first, bundle("first", "second"), cache=tmp_path / "work")
+    pexfile.build(second, bundle(cache="another"), cache=tmp_path / "more")
+    assert first.read_bytes() == second.read_bytes()
+    assert str(tmp_path).encode() not in first.read_bytes()
+
+
+def test_what_is_no_self_contained_pex_is_not_taken_for_one(tmp_path: Path):
+    script, empty, other = tmp_path / "x.py", tmp_path / "empty", tmp_path / "other.zip"
+    script.write_text("print('a script, long enough to have an end')")
+    empty.touch()
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("__main__.py", "")
+    paths = [script, empty, other, tmp_path, tmp_path / "missing"]
+    assert [] == [path for path in paths if is_pexfile(str(path))]
+
+
+def test_a_pex_of_a_later_bigm_says_so(tmp_path: Path):
+    path = tmp_path / "x.pex"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(FACTS, '{"format": 99}')
+    with pytest.raises(ProgramError, match=r"cannot read the program in .*x\.pex: it has format 99, and this is bigm"):
+        read_program(str(path))
+
+
+def test_an_output_that_cannot_be_written_is_said_before_anything_is_made(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"cannot write .*/none/x\.pex: there is no folder .*/none"):
+        pexfile.check_output(tmp_path / "none" / "x.pex")
+    with pytest.raises(ConfigError, match="it is a folder"):
+        pexfile.check_output(tmp_path)
