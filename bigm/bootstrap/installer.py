@@ -172,7 +172,7 @@ class Installer:
         if not shared:
             return self._lay_out_own(store, tree, manifest)
 
-        def make(path: str) -> Mapping[str, Any]:
+        def make(path: str, making: int) -> Mapping[str, Any]:
             room = tree.size + folders.RESERVE
             store.with_room(room, lambda: trees.write(tree, store.parts, path, work=store.work))
             return {"size": tree.size}
@@ -217,8 +217,8 @@ class Installer:
         """
         store = self._store
 
-        def make(path: str) -> Mapping[str, Any]:
-            return venvs.make(self._tree(manifest), store, python, path, self._mark)
+        def make(path: str, making: int) -> Mapping[str, Any]:
+            return venvs.make(self._tree(manifest), store, python, path, mark=self._mark, making=making)
 
         made = store.keep(venvs.name_of(key, python), make)[1]
         _trim_soon(store)
@@ -259,7 +259,7 @@ class Installer:
         store = self._store
         archive = store.parts.path(digest)
 
-        def make(path: str) -> Mapping[str, Any]:
+        def make(path: str, making: int) -> Mapping[str, Any]:
             store.parts.get(digest, 0, 1)  # raises when it is not here
             return store.with_room(_UNPACKED * os.path.getsize(archive), lambda: interpreter.unpack(archive, path))
 

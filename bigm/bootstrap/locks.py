@@ -26,6 +26,10 @@ class Lock:
     def __repr__(self) -> str:
         return f"<Lock {self._path} {'closed' if self._fd < 0 else 'open'}>"
 
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self._fd
+
     def take(self, *, exclusive: bool, wait: bool = True) -> bool:
         """Hold it, in exchange for how it was held before; False: others do, and it is not held any more.
 
@@ -82,12 +86,16 @@ class Lock:
 
 
 @contextlib.contextmanager
-def held(path: str) -> Iterator[None]:
-    """Hold a lock exclusively for a block; its file is there only meanwhile."""
+def held(path: str) -> Iterator[int]:
+    """Hold a lock exclusively for a block; its file is there only meanwhile.
+
+    Yields:
+        int: a descriptor. A process that inherits it holds the lock too, also when this one has died.
+    """
     lock = Lock(path)
     try:
         lock.take(exclusive=True)
-        yield
+        yield lock.fileno()
         lock.remove()
     finally:
         lock.close()

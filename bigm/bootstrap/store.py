@@ -3,7 +3,7 @@
     parts/<sha256>            parts, whole and verified
     kept/<name>/              trees and environments
     kept/<name>.lock          the lock of each, which says what it is: shared by its users, exclusive to who removes it
-    kept/<name>.making        locked by who makes it, while others wait
+    kept/<name>.making        locked by who makes it, and by the processes that help, while others wait
     kept/<name>.written       it is on the disk for certain
     users/<id>/               what one machine is receiving or making; removed with the machine, or by the next one
     users/<id>.lock           locked for as long as that machine lives
@@ -133,12 +133,13 @@ class Store:
                 os.unlink(unfinished)
             self.put(digest, 0, data, last=True)  # which makes room
 
-    def keep(self, name: str, make: Callable[[str], Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+    def keep(self, name: str, make: Callable[[str, int], Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
         """What is kept under *name*: made once for all who share this store, and in use here until `close`.
 
         Args:
             name: a file name without a dot; the same name, the same content.
-            make: makes the folder that it is given, and says what is to be known of it: "size" in bytes at least.
+            make: makes the folder that it is given, and says what is to be known of it: "size" in bytes at least. It is
+                given a descriptor too, for processes that write there: nobody else begins before these have ended.
         Returns:
             tuple: path of the folder, and what *make* said of it when that was.
         """
@@ -147,11 +148,11 @@ class Store:
         try:
             lock.take(exclusive=False)
             if not self._stands(lock.read(), path):
-                with held(f"{path}.making"):
+                with held(f"{path}.making") as making:
                     if not self._stands(lock.read(), path):
                         lock.write({})
                         _remove(path)
-                        lock.write({**make(path), "boot": self._boot, "made": self._clock()})
+                        lock.write({**make(path, making), "boot": self._boot, "made": self._clock()})
         except BaseException:
             lock.close()
             raise
@@ -310,16 +311,18 @@ class Store:
 
     def _drop(self, path: str) -> bool:
         """Remove what is kept there, unless somebody uses it."""
-        lock = Lock(f"{path}.lock")
+        lock, making = Lock(f"{path}.lock"), Lock(f"{path}.making")
         try:
-            if not lock.take(exclusive=True, wait=False):
+            if not all(each.take(exclusive=True, wait=False) for each in (lock, making)):
                 return False
             lock.write({})
             _remove(path)
+            making.remove()
             lock.remove()
             return True
         finally:
             lock.close()
+            making.close()
 
 
 def _remove(path: str) -> None:

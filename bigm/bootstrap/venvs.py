@@ -53,7 +53,7 @@ def name_of(key: str, python: str) -> str:
     return f"venv-{hashlib.sha256(facts.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}"
 
 
-def make(tree: Manifest, store: Store, python: str, folder: str, mark: str) -> Mapping[str, Any]:
+def make(tree: Manifest, store: Store, python: str, folder: str, *, mark: str, making: int) -> Mapping[str, Any]:
     """Make an environment.
 
     Args:
@@ -62,6 +62,7 @@ def make(tree: Manifest, store: Store, python: str, folder: str, mark: str) -> M
         python: path of the interpreter it is for.
         folder: where it is to be; it is not there yet.
         mark: value of BIGM_MACHINE for what runs meanwhile.
+        making: a descriptor for what runs meanwhile, which may outlive us.
     Returns:
         Mapping: "python": the environment's own; and what `pythons.paths` says of that; "size" in bytes.
     Raises:
@@ -70,7 +71,7 @@ def make(tree: Manifest, store: Store, python: str, folder: str, mark: str) -> M
         VenvError: pex does not make it, or not for that interpreter.
     """
     asked = pythons.paths(python)
-    said = store.with_room(_GROWS * tree.size, lambda: _unpack(tree, store, python, folder, mark))
+    said = store.with_room(_GROWS * tree.size, lambda: _unpack(tree, store, python, folder, mark, making))
     own = os.path.join(folder, "bin", "python")
     try:
         made = pythons.paths(own)
@@ -84,12 +85,15 @@ def make(tree: Manifest, store: Store, python: str, folder: str, mark: str) -> M
     return {**made, "python": own, "size": _size(folder)}
 
 
-def _unpack(tree: Manifest, store: Store, python: str, folder: str, mark: str) -> str:
+def _unpack(tree: Manifest, store: Store, python: str, folder: str, mark: str, making: int) -> str:
     work = tempfile.mkdtemp(prefix="venv-", dir=store.work)
     try:
         pex = os.path.join(work, "pex")
         trees.write(tree, store.parts, pex, work=work, link=True)
-        said = _run_pex(pex, python, folder, work, mark, _PATIENCE + tree.size / _SLOWEST)
+        steps = _steps(python, work, mark)
+        said = _run_pex(
+            [python, os.path.join(pex, "__main__.py")], folder, steps, making, _PATIENCE + tree.size / _SLOWEST
+        )
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if _FULL in said:
@@ -101,9 +105,10 @@ def _unpack(tree: Manifest, store: Store, python: str, folder: str, mark: str) -
     return said
 
 
-def _run_pex(pex: str, python: str, folder: str, work: str, mark: str, timeout: float) -> str:
-    """Have it unpack itself; what it said at the end. It may fail with exit code 0."""
-    steps = {
+def _steps(python: str, work: str, mark: str) -> Mapping[str, str]:
+    """What pex is told by its environment."""
+    return {
+        **pythons.clean_environment(),
         "PEX_TOOLS": "1",
         "PEX_ROOT": os.path.join(work, "root"),
         "PEX_PYTHON": python,  # or it may choose another
@@ -112,15 +117,20 @@ def _run_pex(pex: str, python: str, folder: str, work: str, mark: str, timeout: 
         "TMPDIR": work,
         "BIGM_MACHINE": mark,
     }
+
+
+def _run_pex(command: list[str], folder: str, environment: Mapping[str, str], making: int, timeout: float) -> str:
+    """Have it unpack itself; what it said at the end. It may fail with exit code 0."""
     options = ["--collisions-ok", "--non-hermetic-scripts"]  # as it is where these distributions come from
     process = subprocess.Popen(
-        [python, os.path.join(pex, "__main__.py"), "venv", *options, folder],
+        [*command, "venv", *options, folder],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**pythons.clean_environment(), **steps},
-        cwd=work,
+        env=environment,
+        cwd=os.path.dirname(command[-1]),
         start_new_session=True,
+        pass_fds=(making,),
     )
     try:
         output = process.communicate(timeout=timeout)[0].decode(errors="replace")

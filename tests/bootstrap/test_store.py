@@ -51,7 +51,7 @@ def stores(tmp_path):
 def make(size: int, text: str = "made"):
     """A maker of a folder of that many bytes."""
 
-    def maker(path: str) -> dict[str, object]:
+    def maker(path: str, making: int) -> dict[str, object]:
         os.mkdir(path)
         with open(f"{path}/file", "w") as file:
             file.write(text)
@@ -155,8 +155,8 @@ def test_after_a_crash_what_was_made_shortly_before_is_made_again(stores):
 def test_when_making_fails_nothing_is_kept_and_the_next_one_makes_it(stores):
     store = stores.open()
 
-    def fail(path: str) -> dict[str, object]:
-        make(1, "half")(path)
+    def fail(path: str, making: int) -> dict[str, object]:
+        make(1, "half")(path, making)
         raise ManifestError("no")
 
     with pytest.raises(ManifestError):
@@ -187,7 +187,7 @@ import os, sys
 from bigm.bootstrap.store import Store
 store = Store(sys.argv[1], 300)
 
-def make(path):
+def make(path, making):
     os.mkdir(path)
     made.append(path)
     return {"size": 100}
@@ -226,12 +226,12 @@ def test_processes_that_make_use_trim_and_die_at_the_same_time_leave_a_whole_sto
 
 def test_one_waits_for_who_makes_it_and_finds_it(stores):
     one, two = stores.open(), stores.open()
-    making, go_on = threading.Event(), threading.Event()
+    begun, go_on = threading.Event(), threading.Event()
 
-    def slow(path: str) -> dict[str, object]:
-        making.set()
+    def slow(path: str, making: int) -> dict[str, object]:
+        begun.set()
         assert go_on.wait(10)
-        return make(1, "slow")(path)
+        return make(1, "slow")(path, making)
 
     found: list[object] = []
     first = threading.Thread(target=lambda: one.keep("tree", slow), name="test-first")
@@ -239,7 +239,7 @@ def test_one_waits_for_who_makes_it_and_finds_it(stores):
         target=lambda: found.append(two.keep("tree", make(1, "second"))[1]["text"]), name="test-2"
     )
     first.start()
-    assert making.wait(10)
+    assert begun.wait(10)
     second.start()
     assert {} == two.find("tree")
     go_on.set()

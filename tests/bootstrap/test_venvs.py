@@ -14,6 +14,7 @@ from test_installer import extended, send
 
 from bigm.bootstrap.venvs import VenvError
 from interpreters import find_python
+from waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,7 @@ def test_machines_that_share_a_store_make_an_environment_once(place, store, laye
     assert inode == os.stat(str(made[0]["python"])).st_ino
 
 
+@pytest.mark.slow
 def test_one_that_was_not_finished_is_made_again(place, store, layer):
     machine = extended(place.machine())
     machine.client.call("Installer.open", (store,))
@@ -138,3 +140,42 @@ def test_an_interpreter_that_is_not_there_is_named(place, store, layer):
     machine.client.call("Installer.open", (store,))
     with pytest.raises(VenvError, match="no Python /nowhere/python3"):
         machine.client.call("Installer.environment", (send(machine, layer), "key", "/nowhere/python3"))
+
+
+ORPHAN = """
+import os, sys, time
+here = os.path.dirname(os.path.abspath(__file__))
+folder = sys.argv[-1]
+open({said!r}, "w").write(folder)
+while not os.path.exists({go!r}):
+    time.sleep(0.01)
+os.makedirs(folder + "/half")
+os.unlink({said!r})
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells who waits for a lock")
+def test_what_a_killed_machine_was_making_has_ended_before_the_next_one_makes_it(place, store, layer, tmp_path):
+    said, go = tmp_path / "said", tmp_path / "go"
+    first = extended(place.machine("m0", folder=str(tmp_path / "m0")))
+    first.client.call("Installer.open", (store,))
+    orphan = send(first, {**layer, "__main__.py": ORPHAN.format(said=str(said), go=str(go)).encode()})
+    first.client.submit("Installer.environment", (orphan, "key", sys.executable))
+    folder = eventually(lambda: said.exists() and said.read_text())
+    first.process.kill()
+    first.ended()
+    second = extended(place.machine("m1"))
+    second.client.call("Installer.open", (store,))
+    call = second.client.submit("Installer.environment", (send(second, layer), "key", sys.executable))
+    making = os.stat(f"{folder}.making").st_ino
+
+    def waits() -> bool:
+        with open("/proc/locks") as locks:
+            return any("->" in line and f":{making} " in line for line in locks)
+
+    eventually(waits)
+    go.touch()
+    made = call.result(60)
+    assert not said.exists()
+    assert not os.path.exists(f"{folder}/half")
+    assert "hello\n" == run(made["python"], "import greeting; greeting.hello()")
