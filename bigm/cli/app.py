@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import bigm
-from bigm.cli import bundle, config, gc, logs, ps, run
+from bigm.cli import bundle, config, doctor, gc, logs, ps, run
 
 # Plain help: rich's frames cost 50 ms and break words at 80 columns. A bug's stack trace is `main`'s affair.
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command()(bundle.bundle)
 app.command()(logs.logs)
 app.command()(ps.ps)
 app.command()(gc.gc)
+app.command()(doctor.doctor)
 app.add_typer(config.app, name="config")
 
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bigm.config import BYTES, SECONDS, Key
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
-    """Print rows below their heads: folded to the width of a terminal; elsewhere whole, for other programs."""
+def print_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "", styles: Mapping[str, str] = {}
+) -> None:
+    """Print rows below their heads: folded to the width of a terminal; elsewhere whole, for other programs.
+
+    Args:
+        head: of each column.
+        rows: with a cell for each.
+        indent: before each line.
+        styles: of cells with certain texts, on a terminal, as rich calls them.
+    """
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.padding import Padding
@@ -20,7 +29,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], indent: str 
         for title in head:
             table.add_column(title, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
         Console(highlight=False).print(Padding(table, (0, 0, 0, len(indent))))
         return
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]

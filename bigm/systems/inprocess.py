@@ -15,7 +15,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from bigm.bootstrap.agent import Agent, Workers
 from bigm.bootstrap.loop import Loop
@@ -28,7 +28,8 @@ from bigm.manualclock import ManualClock
 from bigm.routes import tcp_connect
 from bigm.rpc.identity import DRIVER, Identity
 from bigm.rpc.tls import Credentials
-from bigm.systems.base import ENDED, RUNNING, Capabilities, Instance, Launched, Spec, System
+from bigm.systems import computer
+from bigm.systems.base import ENDED, RUNNING, Capabilities, Finding, Instance, Launched, Spec, System
 from bigm.worker.worker import Worker
 
 Dial = Callable[[str, str, float], socket.socket]  # from who connects, a locator and seconds
@@ -130,6 +131,12 @@ class InProcess(System):
         for machine in filter(None, map(self._machines.get, wanted)):
             machine.end("terminated")
         return dict.fromkeys(wanted)
+
+    def doctor(self) -> Iterator[Finding]:
+        yield computer.loopback()
+        yield computer.cpus()
+        yield computer.memory()
+        yield computer.key_files()
 
     def discover(self) -> list[Instance]:
         return []  # they are part of their driver

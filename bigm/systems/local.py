@@ -19,15 +19,15 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
 
 from bigm.bootstrap.agent import agent_command
 from bigm.bootstrap.records import Launch
 from bigm.errors import BootError, SystemFault
 from bigm.routes import tcp_connect
-from bigm.systems import orphans
-from bigm.systems.base import ENDED, RUNNING, Capabilities, Instance, Launched, Spec, System
+from bigm.systems import computer, orphans
+from bigm.systems.base import ENDED, RUNNING, Capabilities, Finding, Instance, Launched, Spec, System
 
 _START_TIMEOUT = 30.0  # seconds an agent may take to say which port it listens on; it takes 0.1 on an idle computer
 _END_TIMEOUT = 5.0  # seconds an agent may take to end after its pipe has; then it is killed
@@ -109,6 +109,9 @@ class Local(System):
         with self._lock:
             child = self._children.get(instance.id)
         return child.said() if child else ""
+
+    def doctor(self) -> Iterator[Finding]:
+        return computer.machines_here()
 
     def discover(self) -> list[Instance]:
         return orphans.find()
