@@ -36,7 +36,15 @@ _TOLD = 12  # lines of pex's own words that an error shows
 
 
 class PexFailed(DependencyError):
-    """pex could not make what was asked for. Its own words are in the message, without its stack."""
+    """pex could not make what was asked for. Its own words are in the message, without its stack.
+
+    Args:
+        said: everything it said.
+    """
+
+    def __init__(self, message: str = "", *, hint: str = "", said: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.said = said
 
 
 def pex_version() -> str:
@@ -132,13 +140,15 @@ def _failure(said: str, code: int, work: Path, command: Sequence[str], root: Pat
     ended = f"was ended by signal {-code}" if code < 0 else f"exits with {code}"
     words = "".join(f"\n  {line}" for line in _words(said)) or " it says nothing"
     shown = shlex.join([f"PEX_ROOT={root}", *command, "-v"])
-    return PexFailed(f"pex cannot bundle the dependencies and {ended}:{words}", hint=f"to see all it does: {shown}")
+    message = f"pex cannot bundle the dependencies and {ended}:{words}"
+    return PexFailed(message, hint=f"to see all it does: {shown}", said=said)
 
 
 def _words(said: str) -> list[str]:
-    """What pex said, without stacks and without what it asks its own users to report; the last lines of it."""
+    """What pex said, without stacks and the commands of pip that it ran; the last lines of it."""
     said = re.sub(r"Resolve from venv at \S+ failed: ", "", said)  # a folder that the user does not know
-    lines = [line for line in said.splitlines() if line.strip()]
+    lines = [line.removeprefix("pip: ").removeprefix("ERROR: ") for line in said.splitlines() if line.strip()]
+    lines = [line for line in lines if not re.match(r"(Failed to spawn a job for .*)?\s*pid \d+ -> ", line)] or lines
     for n, line in enumerate(lines):
         if line.startswith("Traceback (most recent call last)"):
             lines = [*lines[:n], *[last for last in lines[n + 1 :] if not last.startswith((" ", "Traceback"))][-1:]]
