@@ -293,13 +293,13 @@ def general_keys() -> list[Key]:
 
 
 def system_keys() -> list[Key]:
-    """The keys of every system that is installed. Imports them all."""
-    from importlib.metadata import entry_points
+    """The keys of every system there is. Imports them all."""
+    from bigm.systems.base import find_system, system_names
 
     found = []
-    for entry in sorted(entry_points(group="bigm.systems")):
-        options = getattr(entry.load(), "Options", None)
-        found += keys_of(options, f"{entry.name}.") if options is not None else []
+    for name in system_names():
+        options = getattr(find_system(name), "Options", None)
+        found += keys_of(options, f"{name}.") if options is not None else []
     return found
 
 

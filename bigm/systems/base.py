@@ -12,10 +12,13 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from bigm.bootstrap.records import Launch
 from bigm.errors import ConfigError, NotSupported, SystemFault
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 _BY_THEIR_LEASE = "they end by themselves, with their lease"
 _OWN = {
@@ -274,12 +277,22 @@ def make_system(name: str, options: Mapping[str, Mapping[str, object]]) -> Syste
     return find_system(name)(**options.get(name, {}))
 
 
-def _find_foreign(name: str) -> type[System]:
-    from importlib.metadata import entry_points  # 30 ms that programs on bigm's own systems need not pay
+def system_names() -> list[str]:
+    """The systems there are: bigm's own, and those that are installed. Metadata that is older than bigm hides none."""
+    return sorted({*_OWN, *_foreign()})
 
-    known = {entry.name: entry for entry in entry_points(group="bigm.systems")}
+
+def _find_foreign(name: str) -> type[System]:
+    known = _foreign()
     if name not in known:
-        names = ", ".join(sorted({*known, *_OWN}))
-        raise ConfigError(f"there is no system called {name!r}", hint=f"known systems: {names}")
+        raise ConfigError(
+            f"there is no system called {name!r}", hint=f"known systems: {', '.join(sorted({*known, *_OWN}))}"
+        )
     found: type[System] = known[name].load()
     return found
+
+
+def _foreign() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # 30 ms that programs on bigm's own systems need not pay
+
+    return {entry.name: entry for entry in entry_points(group="bigm.systems")}

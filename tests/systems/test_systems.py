@@ -17,9 +17,10 @@ from bigm import manualclock
 from bigm.authority import Authority
 from bigm.bootstrap.enrol import open_agent
 from bigm.bootstrap.records import Launch
+from bigm.config import system_keys
 from bigm.errors import BootError, ConfigError, WireError
 from bigm.rpc.client import Client
-from bigm.systems.base import ENDED, RUNNING, Instance, Spec, System, find_system
+from bigm.systems.base import ENDED, RUNNING, Instance, Spec, System, find_system, system_names
 from bigm.systems.inprocess import InProcess, ManualClock
 from bigm.systems.local import Local
 from bigm.testing import check_system
@@ -48,6 +49,13 @@ def test_a_system_is_found_by_name_and_the_known_ones_are_named() -> None:
     assert InProcess is find_system("inprocess")
     with pytest.raises(ConfigError, match=r"no system called 'lokal'.*inprocess, local, ssh"):
         find_system("lokal")
+
+
+def test_metadata_that_is_older_than_bigm_hides_none_of_its_own_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an update of a checkout that is installed in place."""
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [])
+    assert ["inprocess", "local", "ssh"] == system_names()
+    assert {"local", "ssh"} <= {key.name.partition(".")[0] for key in system_keys()}
 
 
 class Rig:
