@@ -67,7 +67,7 @@ def find_layout(
         found.add_cwd(cwd, sys_path)
     for entry in sys_path:
         found.add_entry(entry)
-    for project in editable.projects(found.interpreter.site):
+    for project in editable.projects(entry for entry in sys_path if entry in found.interpreter.site):
         found.add_editable(project)
     for name, paths in editable.mapped(editable.finders() if finders is None else finders, modules).items():
         if name.partition(".")[0] != "bigm":
@@ -177,12 +177,14 @@ class _Found:
                     self.searched[folder] = None
 
     def _knows(self, path: str) -> bool:
+        if self._has(path):
+            return True  # nearly all: no need to follow links
         real = os.path.realpath(path)
-        return any(
-            self.interpreter.owns(each)
-            or any(is_within(each, folder) for folder in (*self.whole, os.path.dirname(_OWN)))
-            for each in (path, real)
-        ) or os.path.basename(real) in self.some.get(os.path.dirname(real), ())
+        return self._has(real) or os.path.basename(real) in self.some.get(os.path.dirname(real), ())
+
+    def _has(self, path: str) -> bool:
+        folders = (*self.whole, os.path.dirname(_OWN))
+        return self.interpreter.owns(path) or any(is_within(path, folder) for folder in folders)
 
     def _add_some(self, folder: str, names: set[str]) -> None:
         self.some.setdefault(os.path.realpath(folder), set()).update(names)

@@ -156,11 +156,11 @@ class Walk:
 
     def _said(self, folder: _Folder, below: str, is_folder: bool) -> bool | None:
         """What the user says of an entry; None: nothing."""
-        if below in self.anchor.wanted or self._include.names(below, is_folder):
+        if below in self.anchor.wanted or (self._include and self._include.names(below, is_folder)):
             return True
         if not folder.inside:
             return False
-        named = self._exclude.names(below, is_folder)
+        named = self._exclude.names(below, is_folder) if self._exclude else None
         for base, patterns in folder.ignores if named is None else ():
             named = patterns.names(below[len(base) :], is_folder)
             if named is not None:
