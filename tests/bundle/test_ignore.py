@@ -83,7 +83,10 @@ def test_a_pattern_tells_which_folders_it_leads_into(line: str, folder: str, exp
     assert expected is Patterns([line]).lead_into(folder)
 
 
-steps = st.text("ab*?", min_size=1, max_size=3) | st.sampled_from(["**", "[ab]", "[!a]", "[b-a]", "\\a", "a b"])
+# `a**` is left out: git 2.39 compares a pointer into the pattern with one into the path there.
+steps = st.text("ab*?", min_size=1, max_size=3).filter(lambda step: "**" not in step) | st.sampled_from(
+    ["**", "[ab]", "[!a]", "[b-a]", "\\a", "a b"]
+)
 lines = st.builds(
     lambda bang, start, parts, end: bang + start + "/".join(parts) + end,
     st.sampled_from(["", "", "!"]),
