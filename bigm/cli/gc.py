@@ -15,6 +15,7 @@ from bigm.cli.tables import duration, print_table, size
 from bigm.errors import SystemFault
 from bigm.leftovers import Leftover, end_leftovers, find_leftovers
 
+_HEAD = ("SYSTEM", "INSTANCE", "HOST", "CLUSTER", "AGE", "KEEPS", "RUN", "WHAT")
 _FAILED = SystemFault.exit_code
 
 
@@ -56,14 +57,16 @@ def _show(system: str, left: Sequence[Leftover]) -> None:
     if not left:
         print(f"nothing is left on {system}")
         return
-    print_table(("SYSTEM", "INSTANCE", "HOST", "CLUSTER", "AGE", "KEEPS", "RUN"), [_row(system, one) for one in left])
+    print_table(
+        ("SYSTEM", "INSTANCE", "HOST", "CLUSTER", "AGE", "KEEPS", "RUN", "WHAT"), [_row(system, one) for one in left]
+    )
 
 
 def _row(system: str, one: Leftover) -> tuple[str, ...]:
     instance = one.instance
     age = duration(time.time() - instance.since) if instance.since else ""
     run = f"{one.run.id} ({one.run.state})" if one.run is not None else "not known here"
-    return system, instance.id, instance.host, instance.cluster, age, size(instance.kept), run
+    return system, instance.id, instance.host, instance.cluster, age, size(instance.kept), run, instance.reason
 
 
 def _agreed(count: int) -> bool:

@@ -92,8 +92,10 @@ def folder(check: str, path: Path, purpose: str, *, runs: bool = False, needed: 
     except OSError as error:
         return Finding(HERE, check, bad, f"{path} cannot be written to: {error.strerror or error}", purpose)
     text = f"{path}, {free >> 20} MiB free"
-    if runs and folders.noexec(str(place)):
-        return Finding(HERE, check, bad, f"{text}; nothing may be run from there (noexec)", purpose)
+    if folders.noexec(str(place)):
+        text += "; nothing may be run from there (noexec)"
+        if runs:
+            return Finding(HERE, check, bad, text, purpose)
     if free < _LEAST:
         return Finding(HERE, check, bad, text, purpose)
     return Finding(HERE, check, OK if free >= _ROOM else WARNING, text, "" if free >= _ROOM else purpose)

@@ -24,6 +24,7 @@ from bigm.bootstrap.descendants import MARK
 from bigm.errors import BootError, SystemFault
 from bigm.systems.base import ENDED, Instance
 
+_AGENT = ["-I", "-S", "-c"]  # how Python is started for agents, of whatever system
 _LABEL = "bigm-agent"
 _PREFIX = "bigm-"
 _ASKED = 6.0  # seconds for an agent that was told to end: its workers have 3 of them
@@ -129,7 +130,7 @@ class _Processes:
         self.guards: dict[str, _Guard] = {}
         marked: dict[str, list[Any]] = {}
         for process, line in _own():
-            if line[-3:-2] == [_LABEL]:
+            if line[1:4] == _AGENT and line[-3:-2] == [_LABEL]:
                 self.agents[line[-2]] = _Agent(process, line[-2], int(line[-1]))
             elif len(line) == 5 and line[1] == "-c" and "/proc/[0-9]*/environ" in line[2]:  # `descendants.Guard`
                 self.guards[line[3]] = _Guard(process, line[4])
@@ -171,7 +172,7 @@ def _is_below_agent(process: Any) -> bool:
     import psutil
 
     try:
-        return any(parent.cmdline()[1:4] == ["-I", "-S", "-c"] for parent in process.parents())
+        return any(parent.cmdline()[1:4] == _AGENT for parent in process.parents())
     except psutil.Error:
         return True  # it ended, or its parent did: the next look will tell
 

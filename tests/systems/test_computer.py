@@ -79,6 +79,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 def test_bad_disks_are_told_from_good_ones(disk: Callable[[str], Path]) -> None:
     noexec = disk("noexec,size=2g")
     assert OK == computer.folder("cache", noexec, "").state
+    assert computer.folder("cache", noexec, "").text.endswith("(noexec)"), "it is said, and harmless"
     found = computer.folder("cache", noexec, "take another", runs=True)
     assert (FAILED, True) == (found.state, found.text.endswith("; nothing may be run from there (noexec)"))
     assert FAILED == computer.folder("cache", disk("size=2m"), "").state

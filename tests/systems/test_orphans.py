@@ -181,5 +181,18 @@ def test_processes_below_a_living_agent_are_not_found() -> None:
         process.communicate(timeout=20)
 
 
+def test_a_command_line_that_only_looks_like_an_agents_is_not_taken_for_one() -> None:
+    instance = f"{secrets.token_hex(6)}-0-0"
+    program = "print(flush=True); import time; time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", program, "bigm-agent", instance, "x"], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert [] == found(instance)
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_ending_what_nobody_knows_is_a_success() -> None:
     assert {"no-such-instance": None} == Local().remove([Instance("no-such-instance")])
