@@ -58,6 +58,9 @@ def run(
     procs: Annotated[
         str | None, typer.Option(metavar="K|all", help="Workers on each machine, where the program does not say.")
     ] = None,
+    hosts: Annotated[
+        str | None, typer.Option(metavar="A,B*4", help="With --system ssh: on which hosts, B with up to four machines.")
+    ] = None,
     bundle: Annotated[
         bool, typer.Option("--bundle", help="Machines on this computer run a bundle, as those elsewhere do.")
     ] = False,
@@ -85,6 +88,7 @@ def run(
         "system": system,
         "nmach": nmach,
         "procs": procs,
+        "ssh.hosts": hosts,
         "name": name,
         "machine_output": machine_output,
         "profile": profile,
