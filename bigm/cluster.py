@@ -23,6 +23,7 @@ from bigm.authority import Authority
 from bigm.board import Board, in_thread, start_thread
 from bigm.bootstrap.records import Launch
 from bigm.bundle.bundle import Bundle
+from bigm.bundle.supply import Supply
 from bigm.clock import Clock
 from bigm.ending import Leftover as Leftover
 from bigm.ending import end, owned_machines
@@ -141,14 +142,15 @@ class Cluster(Groups):
             timeouts=settings.timeouts,
             clock=clock,
         )
-        self._shipping = self._open_shipping(clock)
+        pool = Pool(f"bigm-pool-{self.name}", _THREADS)
+        self._shipping = self._open_shipping(clock, pool)
         self._common = Common(
             name=self.name,
             system=system,
             authority=self._authority,
             agent=b"" if system.capabilities.local else _agent_zip(),
             link=Link(self._authority.driver(), timeouts=settings.timeouts, home=self._home),
-            pool=Pool(f"bigm-pool-{self.name}", _THREADS),
+            pool=pool,
             clock=clock,
             leases=Leases(system.timer or clock, settings.timeouts),
             keeper=None if system.capabilities.local else self._keeper(),
@@ -556,17 +558,28 @@ class Cluster(Groups):
 
     # --- starting
 
-    def _open_shipping(self, clock: Clock) -> Shipping:
-        can, wishes = self._system.capabilities, self._settings.bundle
+    def _open_shipping(self, clock: Clock, pool: Pool) -> Shipping:
+        can, wishes, wanted = self._system.capabilities, self._settings.bundle, self._settings.python
+        own = getattr(sys, "_base_executable", sys.executable)
         terms = Terms(
             peers=can.peers,
             extension=bytes if can.local else _extension_zip,
             store=wishes.store,
             keep=wishes.keep,
-            python=getattr(sys, "_base_executable", sys.executable) if can.local else "",
+            python=own if can.local and not wanted else "",
+            wanted=wanted,
+            supplies=Supply(self._settings.home, self._settings.bundle.mirror, self._session.terminal.phase),
         )
-        terminal, timeouts = self._session.terminal, self._settings.timeouts
-        return Shipping(self.name, terms, timeouts=timeouts, clock=clock, warn=terminal.warn, say=terminal.phase)
+        terminal = self._session.terminal
+        return Shipping(
+            self.name,
+            terms,
+            timeouts=self._settings.timeouts,
+            clock=clock,
+            submit=pool.submit,
+            warn=terminal.warn,
+            say=terminal.phase,
+        )
 
     def _bundle(self, given: Bundle | None) -> Bundle | None:
         """What machines are brought: *given*, this program, or nothing, since they run the driver's environment."""
@@ -584,12 +597,14 @@ class Cluster(Groups):
 
     def _make_bundle(self) -> Bundle:
         """The bundle of this run, which machines that start later run too, whatever was edited meanwhile."""
-        from bigm.bundle.build import make_bundle  # only systems elsewhere need one
+        from bigm.bundle import pythons  # only systems elsewhere need one
+        from bigm.bundle.build import make_bundle
         from bigm.bundle.sources import Rules
 
         with self._bundling:
             if self._own_bundle is None:
                 settings, terminal, since = self._settings, self._session.terminal, time.monotonic()
+                pythons.check(settings.python, pythons.Driver.here())
                 rules = Rules(settings.bundle.include, settings.bundle.exclude, settings.bundle.limit)
                 found = make_bundle(settings.home, rules, tell=terminal.phase, progress=terminal.phase)
                 self._session.run.event(

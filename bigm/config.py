@@ -142,6 +142,12 @@ class Bundling:
         "~/.cache/bigm", TEXT, "folder on machines where parts are kept for later runs; another where it cannot be used"
     )
     keep: int = _key(10 * 2**30, BYTES, "what is kept there and used by nobody is removed beyond this")
+    mirror: str = _key(
+        "",
+        TEXT,
+        "where interpreters are fetched that are sent: a release of python-build-standalone, or one archive of it with "
+        "#sha256= behind its address; empty: the project's own",
+    )
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,12 @@ class Settings:
     )
     procs: int | Literal["all"] = _key(
         1, PROCS, 'workers on each machine where the program does not say; "all": one for each CPU the machine may use'
+    )
+    python: str = _key(
+        "",
+        TEXT,
+        "the Python of workers that run a bundle: a version, an absolute path on machines, or `bundled`: one is sent; "
+        "empty: one that is there, of the driver's minor version",
     )
     name: str = _key("", TEXT, "the cluster's name in messages and labels; empty: the program's")
     machine_output: Literal["stderr", "stdout", "off"] = _key(

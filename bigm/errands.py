@@ -44,13 +44,19 @@ class Pause(NamedTuple):
     seconds: float
 
 
+class Work(NamedTuple):
+    """Something that blocks, done by another thread; its result is waited for."""
+
+    do: Callable[[], Any]
+
+
 class Until(NamedTuple):
     """Something to wait for that other errands bring about."""
 
     ready: Callable[[], object]
 
 
-Steps = Generator["Call | Pause | Until", Any, T]
+Steps = Generator["Call | Pause | Work | Until", Any, T]
 Over = Callable[[Any, "BigmError | None"], None]
 
 
@@ -88,12 +94,20 @@ class Errands:
     Args:
         name: what it is called.
         clock: calls what is due.
+        submit: has a function called by a thread that may block.
         after_each: called by the thread after each thing it did.
     """
 
-    def __init__(self, name: str, clock: Clock, after_each: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        name: str,
+        clock: Clock,
+        submit: Callable[[Callable[[], None]], None],
+        after_each: Callable[[], None] = lambda: None,
+    ) -> None:
         self._name = name
         self._clock = clock
+        self._submit = submit
         self._after_each = after_each
         self._parked: list[tuple[_Errand, Callable[[], object]]] = []
         self._notes: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -172,14 +186,25 @@ class Errands:
         else:
             self._take(errand, step)
 
-    def _take(self, errand: _Errand, step: Call | Pause | Until) -> None:
+    def _take(self, errand: _Errand, step: Call | Pause | Work | Until) -> None:
         if isinstance(step, Call):
             done = functools.partial(self.note, self._answered, errand)
             errand.machine._agent.submit_internal(step.method, step.args, timeout=step.timeout, done=done)
         elif isinstance(step, Pause):
             self._clock.after(step.seconds, functools.partial(self.note, self._resume, errand, None))
+        elif isinstance(step, Work):
+            self._submit(functools.partial(self._work, errand, step))
         else:
             self._parked.append((errand, step.ready))
+
+    def _work(self, errand: _Errand, step: Work) -> None:
+        """In another thread."""
+        try:
+            value = step.do()
+        except Exception as error:  # noqa: BLE001 - as above
+            self.note(self._resume, errand, None, error)
+        else:
+            self.note(self._resume, errand, value)
 
     def _answered(self, errand: _Errand, reply: CallFuture) -> None:
         try:

@@ -17,11 +17,10 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from bigm.bootstrap.records import Info
-from bigm.bundle import pythons
-from bigm.bundle.bundle import Bundle, Dependencies
+from bigm.bundle.bundle import Bundle, Dependencies, parts_of
 from bigm.clock import Clock
 from bigm.errands import Errands, Steps, Until, call
 from bigm.errors import BigmError, MachineStopped, WireError
@@ -29,6 +28,7 @@ from bigm.fanout import CRATE, DRIVER, Fanout, Transfer
 from bigm.installed import Installed, installed
 from bigm.lifecycle import State
 from bigm.machine import Machine
+from bigm.outfits import Outfits, Supplies
 from bigm.parts import PartError, Parts
 from bigm.tally import Tally
 from bigm.timeouts import Timeouts
@@ -37,6 +37,8 @@ PIECE = 1 << 20  # bytes of a big part in one call
 _TRIES = 3  # times in a row that a store may refuse what it is sent
 _SLOWEST = 256 << 10  # bytes a second that machines exchange at least, beyond the time that may pass without any
 _ROOM = 3  # times what is missing that must be free: it is kept, laid out, and made into an environment
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Terms:
         keep: bytes that are kept there of what nobody uses.
         python: path of the interpreter on all machines; "": the setting decides among those found there.
         wanted: the setting.
+        supplies: gets what machines need that are not as this computer.
     """
 
     peers: bool
@@ -77,6 +80,7 @@ class Terms:
     keep: int
     python: str = ""
     wanted: str = ""
+    supplies: Supplies | None = None
 
 
 @dataclass(eq=False)
@@ -116,6 +120,7 @@ class Shipping:
         terms: how it ships.
         timeouts: of the cluster.
         clock: calls what is due.
+        submit: has a function called by a thread that may block.
         warn: says what the user must know.
         say: says what happens next, and has happened.
     Attributes:
@@ -129,6 +134,7 @@ class Shipping:
         *,
         timeouts: Timeouts,
         clock: Clock,
+        submit: Callable[[Callable[[], None]], None],
         warn: Callable[[str], None],
         say: Callable[[str], None],
     ) -> None:
@@ -139,11 +145,12 @@ class Shipping:
         self._say = say
         self._call = functools.partial(call, stall=timeouts.stall)
         self._stall = timeouts.stall
+        self._outfits = Outfits(terms.python, terms.wanted, terms.supplies, self._call)
         self._fanout = Fanout(peers=terms.peers)
         self._places: dict[str, _Place] = {}
         self._contents: dict[str, tuple[Parts, int]] = {}  # by digest: the driver's store that has it, and its size
         self._said: set[str] = set()
-        self._errands = Errands(f"bigm-ship-{name}", clock, self._begin_transfers)
+        self._errands = Errands(f"bigm-ship-{name}", clock, submit, self._begin_transfers)
 
     def __repr__(self) -> str:
         return f"<Shipping of {self._name}: {len(self._places)} stores, {self._fanout!r}>"
@@ -190,22 +197,36 @@ class Shipping:
 
     def _visit(self, visit: _Visit) -> Steps[Installed]:
         """The steps by which a machine gets its bundle."""
-        bundle = visit.bundle
         yield from self._extend(visit)
         opened = yield from self._open(visit, 0)
-        layer = bundle.layer(visit.info.platform)
-        python = yield from self._choose_python(visit)
+        where = f"machine {visit.machine.addr} ({visit.info.hostname})"
+        bring = functools.partial(self._with_parts, visit, opened)
+        outfit = yield from self._outfits.find(visit.bundle, visit.info, where, bring)
+        python, layer, visit.bundle = outfit.python, outfit.layer, outfit.bundle
         environment = (yield from self._call("Installer.find_environment", layer.key, python)) if layer else {}
-        needed = bundle.parts(visit.info.platform, dependencies=not environment)
-        for attempt in range(_TRIES):
-            place = yield from self._inquire(visit, opened, needed, anew=attempt > 0)
+        trees = [visit.bundle.program, visit.bundle.machine]
+        needed = parts_of(*trees, *([layer.manifest] if layer and not environment else []))
+
+        def set_up() -> Steps[Installed]:
+            return self._set_up(visit, layer, python, environment)
+
+        return (yield from bring(needed, set_up))
+
+    def _with_parts(
+        self, visit: _Visit, opened: Mapping[str, Any], needed: Mapping[str, int], use: Callable[[], Steps[T]]
+    ) -> Steps[T]:
+        """Have parts brought to the machine's store, and use them there."""
+        visit.parts += len(needed)
+        attempts = 0
+        while True:
+            place = yield from self._inquire(visit, opened, needed, anew=attempts > 0)
             yield from self._await_parts(place)
             try:
-                return (yield from self._set_up(visit, layer, python, environment))
-            except PartError:  # removed by somebody who needed room, between our question and its use
-                if attempt + 1 == _TRIES:
+                return (yield from use())
+            except PartError:  # removed by somebody who needed room, between our question and their use
+                attempts += 1
+                if attempts == _TRIES:
                     raise
-        raise AssertionError
 
     def _extend(self, visit: _Visit) -> Steps[None]:
         content = self._terms.extension()
@@ -226,21 +247,6 @@ class Shipping:
             self._said.add(text)
             say(text)
 
-    def _choose_python(self, visit: _Visit) -> Steps[str]:
-        if self._terms.python:
-            return self._terms.python
-        driver = pythons.Driver.here()
-        machine = f"machine {visit.machine.addr} ({visit.info.hostname})"
-        platforms = tuple(visit.bundle.dependencies)
-        found = yield from self._call("Installer.pythons", visit.bundle.python)
-        try:
-            chosen = pythons.choose(found, self._terms.wanted, driver, machine=machine, platforms=platforms)
-        except pythons.NoPython:
-            found = yield from self._call("Installer.pythons", "")  # to be said
-            chosen = pythons.choose(found, self._terms.wanted, driver, machine=machine, platforms=platforms)
-        assert chosen is not None
-        return str(chosen["path"])
-
     def _inquire(
         self, visit: _Visit, opened: Mapping[str, Any], needed: Mapping[str, int], *, anew: bool
     ) -> Steps[_Place]:
@@ -248,7 +254,6 @@ class Shipping:
         place = self._places.setdefault(opened["store"], _Place(opened["store"]))
         if visit not in place.visits:
             place.visits.append(visit)
-            visit.parts = len(needed)
         wanted = frozenset(needed)
         if anew:
             place.asked.pop(wanted, None)
@@ -350,8 +355,9 @@ class Shipping:
     def _fetch(self, transfer: Transfer, sources: Sequence[_Visit]) -> Steps[Sequence[str]]:
         """Have a machine fetch parts from those of another store; those that did not arrive."""
         addresses = [visit.machine.addr for visit in sources]
+        args = (list(transfer.digests), addresses, self._stall)
         stall = self._stall + transfer.size / _SLOWEST
-        missing: Sequence[str] = yield from call("Installer.fetch", list(transfer.digests), addresses, stall=stall)
+        missing: Sequence[str] = yield from call("Installer.fetch", *args, stall=stall)
         return missing
 
     def _transferred(

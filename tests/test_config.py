@@ -192,7 +192,14 @@ def test_the_example_has_every_key_and_says_the_defaults(place: Place) -> None:
         if "." not in key.name:
             assert key.default == getattr(settings, key.name), key.name
     given_keys = {key.name for key in general_keys() if settings.origin(key.name) != "default"}
-    unset = {"nmach", "name", "bundle.include", "bundle.exclude"}  # named there without a value
+    unset = {
+        "nmach",
+        "name",
+        "python",
+        "bundle.include",
+        "bundle.exclude",
+        "bundle.mirror",
+    }  # named there without a value
     assert {key.name for key in general_keys()} == given_keys | unset
     text = (ROOT / "bigm.yaml.example").read_text()
     assert all(f" {name.rpartition('.')[2]}:\n" in text.replace("\n", "\n ") for name in unset)
@@ -201,7 +208,7 @@ def test_the_example_has_every_key_and_says_the_defaults(place: Place) -> None:
 def test_every_key_says_what_it_is() -> None:
     assert all(key.what and key.what == key.what.strip(" .") for key in general_keys())
     sections = len(Timeouts.__dataclass_fields__) + len(Bundling.__dataclass_fields__)
-    assert len({key.name for key in general_keys()}) == sections + 8
+    assert len({key.name for key in general_keys()}) == sections + 9
 
 
 def test_importing_it_costs_no_library() -> None:

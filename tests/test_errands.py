@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 import bigm
-from bigm.errands import Errands, Pause, Steps, Until, call
+from bigm.clock import Clock
+from bigm.errands import Errands, Pause, Steps, Until, Work, call
 from bigm.errors import BigmError, MachineStopped, NoSuchMethod
 from bigm.machine import Machine
+from bigm.pool import Pool
 
 
 class Outcome:
@@ -42,13 +44,13 @@ def machine() -> Iterator[Machine]:
 
 @pytest.fixture
 def errands(machine: Machine) -> Iterator[Errands]:
-    from bigm.clock import Clock
-
     clock = Clock("test-clock")
-    errands = Errands("test-errands", clock)
+    pool = Pool("test-pool", 2)
+    errands = Errands("test-errands", clock, pool.submit)
     yield errands
     errands.close()
     clock.close()
+    pool.close()
 
 
 def test_steps_are_taken_in_their_order_and_their_end_is_told(machine: Machine, errands: Errands) -> None:
@@ -110,6 +112,23 @@ def test_a_bug_in_the_steps_ends_the_errand_and_no_other(machine: Machine, erran
     with pytest.raises(BigmError, match="LookupError: a bug"):
         first.wait()
     assert second.wait() == "done"
+
+
+def test_what_blocks_is_done_elsewhere_and_what_it_raises_is_raised_in_the_steps(
+    machine: Machine, errands: Errands
+) -> None:
+    def fails() -> None:
+        raise LookupError("not here")
+
+    def steps() -> Steps[str]:
+        name: str = yield Work(lambda: threading.current_thread().name)
+        with pytest.raises(LookupError):
+            yield Work(fails)
+        return name
+
+    outcome = Outcome()
+    errands.begin(machine, steps(), outcome)
+    assert outcome.wait().startswith("test-pool")
 
 
 def test_who_waits_for_a_machine_that_stops_is_told(machine: Machine, errands: Errands) -> None:

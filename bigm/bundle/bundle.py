@@ -79,7 +79,11 @@ class Bundle:
             dependencies: those of the dependency layer too; a machine that has its environment needs none of them.
         """
         layer = self.layer(platform) if dependencies else None
-        manifests = [self.program, self.machine, *([layer.manifest] if layer else [])]
-        found = {file.digest: file.size for manifest in manifests for file in manifest.files}
-        found.update((manifest.digest, len(manifest.to_bytes())) for manifest in manifests)
-        return found
+        return parts_of(self.program, self.machine, *([layer.manifest] if layer else []))
+
+
+def parts_of(*trees: Manifest) -> dict[str, int]:
+    """Every part of some trees, the manifests among them, with its size in bytes."""
+    found = {file.digest: file.size for tree in trees for file in tree.files}
+    found.update((tree.digest, len(tree.to_bytes())) for tree in trees)
+    return found
