@@ -593,18 +593,19 @@ class Cluster(Groups):
                 f"machines of {self._system.name} are threads of this process, which run no bundle",
                 hint="leave it out, or take --system local",
             )
+        from bigm.bundle import pythons  # only systems elsewhere need it
+
+        pythons.check(self._settings.python, pythons.Driver.here())
         return given or self._make_bundle()
 
     def _make_bundle(self) -> Bundle:
         """The bundle of this run, which machines that start later run too, whatever was edited meanwhile."""
-        from bigm.bundle import pythons  # only systems elsewhere need one
-        from bigm.bundle.build import make_bundle
+        from bigm.bundle.build import make_bundle  # only systems elsewhere need one
         from bigm.bundle.sources import Rules
 
         with self._bundling:
             if self._own_bundle is None:
                 settings, terminal, since = self._settings, self._session.terminal, time.monotonic()
-                pythons.check(settings.python, pythons.Driver.here())
                 rules = Rules(settings.bundle.include, settings.bundle.exclude, settings.bundle.limit)
                 found = make_bundle(settings.home, rules, tell=terminal.phase, progress=terminal.phase)
                 self._session.run.event(

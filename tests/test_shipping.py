@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +16,11 @@ from typing import Any
 import pytest
 
 import bigm
-from bigm.bootstrap.records import Main
-from bigm.bundle.bundle import PROGRAM, STDLIB, Bundle
-from bigm.bundle.snapshot import keep_bytes
-from bigm.bundle.sources import machine_tree
-from bigm.manifest import File, Manifest
+from bigm.bundle.bundle import Bundle
 from bigm.parts import Parts
 from bigm.systems.base import Instance
 from bigm.systems.local import Local
+from handmade import make_bundle
 from waiting import eventually
 
 MB = 1_000_000
@@ -65,17 +62,8 @@ class Cut(Local):
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Bundle]:
-    """Makes bundles of a few files, without distributions."""
-    store = Counted(str(tmp_path / "driver"))
-
-    def make(**files: bytes) -> Bundle:
-        tree = Manifest(File(f"app/{name}", keep_bytes(store, data), len(data)) for name, data in files.items())
-        keep_bytes(store, tree.to_bytes())
-        minor = "{}.{}".format(*sys.version_info)
-        path = ((PROGRAM, "app"), (STDLIB, ""))
-        return Bundle(tree, machine_tree(store), {}, path, Main(), "app", minor, store)
-
-    return make
+    """Makes bundles of a few files."""
+    return functools.partial(make_bundle, Counted(str(tmp_path / "driver")))
 
 
 @pytest.fixture
