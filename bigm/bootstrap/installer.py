@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
-from bigm.bootstrap import fetching, folders, interpreter, pythons, report, trees, venvs
+from bigm.bootstrap import folders, pythons, report, trees, venvs
 from bigm.bootstrap.store import Store
 from bigm.errors import BigmError, ConfigError
 from bigm.manifest import Manifest
@@ -139,6 +139,8 @@ class Installer:
             PartError: the disk here refuses them.
             ConfigError: an address is none.
         """
+        from bigm.bootstrap import fetching  # the client side: 0.1 s of CPU to import from a zip
+
         store = self._store
         for address in sources:
             missing = store.have(digests)
@@ -256,6 +258,8 @@ class Installer:
             InterpreterError: it holds no interpreter that runs here.
             StoreError: the disk is full.
         """
+        from bigm.bootstrap import interpreter  # and tarfile
+
         store = self._store
         archive = store.parts.path(digest)
 
