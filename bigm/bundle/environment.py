@@ -207,9 +207,12 @@ def _identity(each: Installed) -> tuple[str, ...]:
 
 def _patches(each: Installed) -> Iterator[Patched]:
     own = os.path.basename(each.folder) + "/"
+    commands = set(re.findall(r"(?m)^([^\s=\[]+) *=", each.read("entry_points.txt").decode("utf-8", "replace")))
     for path, recorded in each.files():
         if path.startswith(own) and not recorded:
             continue  # RECORD itself, and what installers note beside it
+        if path.startswith("../") and os.path.basename(path) in commands:
+            continue  # made anew for each environment, and changed when one is moved
         digest = _matches(os.path.join(each.site, path), recorded)
         if digest is not None:
             yield Patched(each.name, path, digest, bool(recorded))

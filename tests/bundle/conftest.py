@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,20 @@ def wheels(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def python(tmp_path: Path, wheels: Path) -> Path:
-    """The interpreter of an environment with two distributions, one of which needs the other and has a command."""
+@pytest.fixture(scope="session")
+def _prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
     beta = {"beta/__init__.py": "import alpha\n\ndef main():\n    print('beta', alpha.VERSION)\n"}
-    return make_environment(
-        tmp_path / "env",
-        make_wheel(wheels, "alpha", "1.5"),
-        make_wheel(wheels, "beta-tools", "2.0", files=beta, requires=["alpha>=1"], scripts={"beta": "beta:main"}),
+    make_environment(
+        folder / "env",
+        make_wheel(folder, "alpha", "1.5"),
+        make_wheel(folder, "beta-tools", "2.0", files=beta, requires=["alpha>=1"], scripts={"beta": "beta:main"}),
     )
+    return folder / "env"
+
+
+@pytest.fixture
+def python(tmp_path: Path, _prepared: Path) -> Path:
+    """The interpreter of an environment with two distributions, one of which needs the other and has a command."""
+    shutil.copytree(_prepared, tmp_path / "env", symlinks=True)
+    return tmp_path / "env" / "bin" / "python"
