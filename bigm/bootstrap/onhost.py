@@ -30,10 +30,10 @@ SAID_AT_MOST = 4096  # bytes of an agent's standard error
 
 
 def main(request: "dict[str, Any]") -> None:
-    """Do what *request* asks for: "start" agents, "look" at records, or "end" their agents."""
+    """Do what *request* asks for: "start" agents, "look" at records, "end" agents, or "examine" the host."""
     request["umask"] = os.umask(0o077)
     try:
-        for answer in {"start": start, "look": look, "end": end}[request["do"]](request):
+        for answer in {"start": start, "look": look, "end": end, "examine": examine}[request["do"]](request):
             print(WORD + json.dumps(answer), flush=True)
     except OSError as error:
         print(WORD + json.dumps({"error": f"{error.strerror}: {error.filename}", "code": error.errno}), flush=True)
@@ -165,11 +165,66 @@ def leave(folder: str) -> None:
 
 
 def look(request: "dict[str, Any]") -> "list[dict[str, Any]]":
-    """The records of "cluster", or of all; of those that live with what they said."""
+    """The records of "cluster", or of all; of those that live with what they said, on demand with their "size"."""
     found = [record for record in records() if request.get("cluster") in (None, record["cluster"])]
     for record in found:
         record.setdefault("said", tail(os.path.join(record["folder"], "errors")))
+        if request.get("sizes"):
+            record["size"] = size_of(record["folder"])
     return found
+
+
+def size_of(folder: str) -> int:
+    """Bytes of disk that the files below a folder occupy."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # removed meanwhile
+                total += os.lstat(os.path.join(place, name)).st_blocks * 512
+    return total
+
+
+def examine(request: "dict[str, Any]") -> "list[dict[str, Any]]":
+    """What the host is like, for whoever wants to start machines there; changes nothing.
+
+    Args:
+        request: "minor", the version of Python that programs need ("3.11").
+    """
+    python = shutil.which("python" + request["minor"]) or ""
+    if sys.version_info[:2] == tuple(map(int, request["minor"].split("."))):
+        python = sys.executable
+    memory = dict.fromkeys(("MemTotal", "MemAvailable"), 0)
+    with contextlib.suppress(OSError), open("/proc/meminfo") as file:
+        memory.update(
+            (line.split(":")[0], int(line.split()[1]) << 10) for line in file if line.startswith(tuple(memory))
+        )
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [
+        {
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "executable": sys.executable,
+            "program_python": python,
+            "cpus": cpus,
+            "memory": memory,
+            "time": time.time(),
+            "cache": place_of(os.path.expanduser("~/.cache/bigm")),
+            "temporary": place_of(tempfile.gettempdir()),
+        }
+    ]
+
+
+def place_of(path: str) -> "dict[str, Any]":
+    """A folder as it is, or as the nearest that exists above it."""
+    there = path
+    while not os.path.exists(there):
+        there = os.path.dirname(there)
+    found = os.statvfs(there)
+    return {
+        "path": path,
+        "free": found.f_bavail * found.f_frsize,
+        "writable": os.access(there, os.W_OK) and not found.f_flag & os.ST_RDONLY,
+        "noexec": bool(found.f_flag & getattr(os, "ST_NOEXEC", 0)),
+    }
 
 
 def end(request: "dict[str, Any]") -> "list[dict[str, Any]]":

@@ -12,10 +12,9 @@ import os
 import shlex
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from bigm.bootstrap.agentzip import host_program
 from bigm.bootstrap.onhost import WORD
@@ -23,6 +22,7 @@ from bigm.bootstrap.records import Launch
 from bigm.errors import BootError, SystemFault
 from bigm.routes import OFF, RELAY, make_route, unix_connect
 from bigm.systems.base import ENDED, RUNNING, Instance
+from bigm.systems.ssh.errands import Gathered, Shared
 from bigm.systems.ssh.master import Master, await_open
 
 DIAL = 20.0  # seconds to connect to a host, with jumps and all
@@ -44,8 +44,6 @@ _SCRIPT = (
     f'case $r in 0|{_FAILED}) exit $r;; {_TOO_OLD}) echo "$p is older than Python 3.9" >&2;; esac; '
     f'done; echo "tried: $PYTHONS" >&2; exit {_NO_PYTHON}'
 )
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,8 @@ class Host:
         self._apart = ""  # the route of machines that no way leads from
         self._ways = threading.Lock()
         self._relayed = 0  # the connection through which machines there reach the relay
-        self._looks: _Shared[None] = _Shared(_FRESH)
-        self._ends: _Gathered = _Gathered(self._end_now)
+        self._looks: Shared[None] = Shared(_FRESH)
+        self._ends: Gathered = Gathered(self._end_now)
 
     def __repr__(self) -> str:
         return f"<Host {self.name}: {len(self.residents)} machines>"
@@ -251,6 +249,21 @@ class Host:
             host=self.name,
         )
 
+    def recorded(self, record: Mapping[str, Any]) -> Instance:
+        """What a record there tells, of whatever cluster."""
+        alive = record["alive"]
+        said = record["said"].strip().rpartition("\n")[2]
+        return Instance(
+            id=f"{self.name}#{record['cluster']}-{record['index']}",
+            state=RUNNING if alive else ENDED,
+            reason="an agent lives" if alive else f"an agent has ended and left files{': ' if said else ''}{said}",
+            launch=record["launch"],
+            cluster=record["cluster"],
+            host=self.name,
+            since=record["started"],
+            kept=record["size"],
+        )
+
     @property
     def route(self) -> str:
         """How machines here reach others by the relay."""
@@ -321,70 +334,3 @@ def _answers(path: str) -> bool:
 
 def _resident(record: Mapping[str, Any]) -> Resident:
     return Resident(record["index"], record["launch"], record["address"], record["pid"])
-
-
-class _Shared(Generic[T]):
-    """An answer that all who ask at the same time share, whoever asks first; an error too.
-
-    Args:
-        fresh: seconds for which it holds.
-    """
-
-    def __init__(self, fresh: float) -> None:
-        self._fresh = fresh
-        self._lock = threading.Lock()
-        self._at = float("-inf")
-        self._value: Any = None
-        self._error: SystemFault | None = None
-
-    def get(self, ask: Callable[[], T]) -> T:
-        """What *ask* returns or raises, or what it did for somebody who asked meanwhile."""
-        asked = time.monotonic()
-        with self._lock:
-            if self._at < asked - self._fresh:
-                self._value, self._error = None, None
-                try:
-                    self._value = ask()
-                except SystemFault as error:
-                    self._error = error
-                self._at = time.monotonic()
-            if self._error is not None:
-                raise type(self._error)(self._error.message, code=self._error.code, hint=self._error.hint)
-            value: T = self._value
-            return value
-
-
-class _Gathered:
-    """Errands of the same kind: what is asked for while one is run goes with the next, all together.
-
-    Args:
-        run: does it for many.
-    """
-
-    def __init__(self, run: Callable[[Sequence[int]], dict[int, str]]) -> None:
-        self._run = run
-        self._running = threading.Lock()
-        self._lock = threading.Lock()
-        self._waiting: set[int] = set()
-        self._done: dict[int, str | SystemFault] = {}
-
-    def get(self, wanted: Iterable[int]) -> dict[int, str]:
-        """Have it done for *wanted*; the outcome of each."""
-        wanted = set(wanted)
-        with self._lock:
-            self._waiting |= wanted
-        with self._running:
-            with self._lock:
-                batch, self._waiting = self._waiting, set()
-            if batch:
-                outcome: dict[int, str | SystemFault] = {}
-                try:
-                    outcome.update(self._run(sorted(batch)))
-                except SystemFault as error:
-                    outcome.update(dict.fromkeys(batch, error))
-                self._done.update(outcome)
-            found = {one: self._done[one] for one in wanted}
-        for outcome_of_one in found.values():
-            if isinstance(outcome_of_one, SystemFault):
-                raise outcome_of_one
-        return {one: str(said) for one, said in found.items()}

@@ -9,30 +9,31 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import logging
 import os
 import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from bigm.bootstrap.records import Launch
 from bigm.errors import BootError, CapacityError, ConfigError, SystemFault
 from bigm.routes import OFF
-from bigm.systems.base import Capabilities, Instance, Launched, Spec, System
+from bigm.systems.base import Capabilities, Finding, Instance, Launched, Spec, System
+from bigm.systems.ssh.doctor import examine
+from bigm.systems.ssh.errands import each
 from bigm.systems.ssh.host import Host
 from bigm.systems.ssh.hosts import parse_hosts, places, read_hosts, share_out
 from bigm.systems.ssh.relay import Relay
 
+logger = logging.getLogger("bigm.ssh")
+
 _DRIVER, _DIRECT = "driver", "direct"
 _PEERS = (_DRIVER, _DIRECT, OFF)
-_AT_ONCE = 8  # hosts that are dialled: a sshd in front of them, as a jump, drops some from 10 on (MaxStartups)
 _LONGEST = 60  # characters of the folder for sockets, whose paths may have 103
 _PREFIX = "bigm-ssh-"
-
-T = TypeVar("T")
 
 
 class Ssh(System):
@@ -110,8 +111,7 @@ class Ssh(System):
         return f"<Ssh: {len(self._slots)} hosts, {sum(len(host.residents) for host in self._all())} instances>"
 
     def open(self, cluster: str) -> None:
-        if not self._slots:
-            raise ConfigError("the system ssh has no hosts", hint="name some: --hosts a,b or ssh.hosts in bigm.yaml")
+        self._check_hosts()
         self._cluster = cluster
         if not self._folder:
             self._folder, self._guard = _make_folder()
@@ -138,7 +138,7 @@ class Ssh(System):
 
     def describe(self, ids: Sequence[str] | None = None) -> list[Instance]:
         wanted = self._by_host([one.id for one in self._described()] if ids is None else ids)
-        _each(list(wanted), lambda host: host.look())
+        each(list(wanted), lambda host: host.look())
         return [one for one in self._described() if ids is None or one.id in ids]
 
     def connect(self, instance: Instance, timeout: float) -> socket.socket:
@@ -170,7 +170,7 @@ class Ssh(System):
                 if left[index]:
                     outcome[id] = BootError(f"{host.name}: {left[index]}")
 
-        _each(list(self._by_host(wanted).items()), end)
+        each(list(self._by_host(wanted).items()), end)
         return outcome
 
     def diagnose(self, instance: Instance) -> str:
@@ -180,12 +180,67 @@ class Ssh(System):
                 return next((one.said for one in host.look() if one.index == index), "")
         return ""
 
+    def discover(self) -> list[Instance]:
+        found: list[Instance] = []
+
+        def look(host: Host) -> None:
+            try:
+                found.extend(map(host.recorded, host.request({"do": "look", "sizes": True})))
+            except SystemFault as error:
+                logger.warning("bigm: %s", error)  # the others are not to be hidden by it
+
+        with self._visit() as hosts:
+            each(hosts, look)
+        return sorted(found, key=lambda one: one.id)
+
+    def remove(self, instances: Sequence[Instance]) -> dict[str, SystemFault | None]:
+        outcome: dict[str, SystemFault | None] = {one.id: None for one in instances}
+
+        def end(host: Host) -> None:
+            for one in instances:
+                if one.host != host.name:
+                    continue
+                index = int(one.id.rpartition("-")[2])
+                try:
+                    for left in host.request({"do": "end", "cluster": one.cluster, "indices": [index]}):
+                        outcome[one.id] = BootError(f"{host.name}: {left['left']}")
+                except SystemFault as error:
+                    outcome[one.id] = error
+
+        with self._visit() as hosts:
+            each(hosts, end)
+        return outcome
+
+    def doctor(self) -> Iterator[Finding]:
+        with self._visit() as hosts:
+            yield from examine(hosts)
+
+    @contextlib.contextmanager
+    def _visit(self) -> Iterator[list[Host]]:
+        """The hosts, for whoever asks them something without a cluster; with no connection left behind."""
+        self._check_hosts()
+        folder, guard = _make_folder()
+        hosts = [
+            Host(name, "", folder, number, config=self._config, python=self._python)
+            for number, name in enumerate(self._slots)
+        ]
+        try:
+            yield hosts
+        finally:
+            each(hosts, Host.close)
+            os.close(guard)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _check_hosts(self) -> None:
+        if not self._slots:
+            raise ConfigError("the system ssh has no hosts", hint="name some: --hosts a,b or ssh.hosts in bigm.yaml")
+
     def close(self) -> None:
         if not self._folder:
             return
         self.terminate([one.id for one in self._described()])
         hosts, self._hosts = self._all(), {}
-        _each(hosts, Host.close)
+        each(hosts, Host.close)
         if self._relay is not None:
             self._relay.close()
         os.close(self._guard)
@@ -212,7 +267,7 @@ class Ssh(System):
                     return
                 instances.update((one.index, host.instance(one)) for one in residents)
 
-            _each(list(shares), start)
+            each(list(shares), start)
         self._failed.update(tried)
         failures = list(dict.fromkeys(tried.values()))
         if len(instances) < n and not failures:
@@ -262,35 +317,6 @@ class Ssh(System):
             if host is not None:
                 found.setdefault(host, {})[id] = index
         return found
-
-
-def _each(items: Sequence[T], work: Callable[[T], object]) -> None:
-    """Do *work* for all items, some at a time; raises the first failure when all are done."""
-    waiting = list(reversed(items))
-    failures: list[BaseException] = []
-
-    def work_on() -> None:
-        while waiting:
-            try:
-                item = waiting.pop()
-            except IndexError:
-                return
-            try:
-                work(item)
-            except BaseException as error:  # noqa: BLE001 - raised again in the caller
-                failures.append(error)
-
-    threads = [threading.Thread(target=work_on, name="bigm-ssh", daemon=True) for _ in items[1:_AT_ONCE]]
-    started = []
-    for thread in threads:
-        with contextlib.suppress(RuntimeError):  # the interpreter is shutting down: one after the other, then
-            thread.start()
-            started.append(thread)
-    work_on()
-    for thread in started:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def _readable(config: str) -> str:
