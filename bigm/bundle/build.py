@@ -91,6 +91,7 @@ def bundle_program(
         cwd=layout.cwd,
         python="{}.{}".format(*sys.version_info),
         store=store,
+        left_out=collected.left_out,
     )
 
 

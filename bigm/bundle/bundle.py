@@ -49,6 +49,7 @@ class Bundle:
         cwd: working folder, in the program's tree; "" is its root.
         python: minor version of Python that machines must have, "3.11".
         store: has the content of every part, as it was when the bundle was made.
+        left_out: paths on this computer of what the rules left out of the program's folders.
     """
 
     program: Manifest
@@ -59,6 +60,7 @@ class Bundle:
     cwd: str
     python: str
     store: Parts
+    left_out: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @functools.cached_property
     def digest(self) -> str:

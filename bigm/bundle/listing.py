@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bigm.bundle.bundle import Bundle, Dependencies
-from bigm.bundle.sources import REMARKABLE, largest, size_text
+from bigm.bundle.sources import size_text
 from bigm.manifest import Manifest
 
 _WHEELS = ".deps/"  # of a packed pex
@@ -26,18 +26,14 @@ class Line(NamedTuple):
     size: int | None = None
 
 
-def listing(bundle: Bundle, left_out: Sequence[str] = ()) -> list[Line]:
-    """Everything that travels for *bundle*, in the order of layers and names.
-
-    Args:
-        left_out: paths on this computer of what the rules left out of the program.
-    """
+def listing(bundle: Bundle) -> list[Line]:
+    """Everything that travels, in the order of layers and names; then what does not."""
     lines = [Line("program", file.path, file.size) for file in bundle.program.files]
     for platform, layer in sorted(bundle.dependencies.items()):
         behind = f" ({platform})" if platform else ""
         lines += [Line("distributions", name + behind, size) for name, size in _distributions(layer)]
     lines.append(Line("bigm", f"{len(bundle.machine.files)} files", bundle.machine.size))
-    return lines + [Line("left out", path) for path in left_out]
+    return lines + [Line("left out", path) for path in bundle.left_out]
 
 
 def totals(bundle: Bundle) -> list[Line]:
@@ -54,7 +50,7 @@ def texts(lines: Sequence[Line]) -> list[list[str]]:
     return [[line.layer, _printable(line.what), "" if line.size is None else size_text(line.size)] for line in lines]
 
 
-def facts(bundle: Bundle, left_out: Sequence[str] = ()) -> dict[str, object]:
+def facts(bundle: Bundle) -> dict[str, object]:
     """The same for programs, to be written as JSON."""
     return {
         "digest": bundle.digest,
@@ -65,15 +61,8 @@ def facts(bundle: Bundle, left_out: Sequence[str] = ()) -> dict[str, object]:
             platform: {"size": layer.manifest.size, "names": list(layer.distributions)}
             for platform, layer in bundle.dependencies.items()
         },
-        "left_out": list(left_out),
+        "left_out": list(bundle.left_out),
     }
-
-
-def remarkable(bundle: Bundle) -> list[Line]:
-    """The ten largest files of the program, if it is above 20 MB."""
-    if bundle.program.size <= REMARKABLE:
-        return []
-    return [Line("program", file.path, file.size) for file in largest(bundle.program)]
 
 
 def _files(manifest: Manifest) -> dict[str, object]:

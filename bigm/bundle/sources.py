@@ -17,7 +17,7 @@ from bigm.parts import Parts
 
 __all__ = ["Collected", "Rules", "collect", "largest", "machine_tree"]
 
-REMARKABLE = 20 * 10**6  # bytes of a program's tree from which its largest files are named
+_REMARKABLE = 20 * 10**6  # bytes of a program's tree from which its largest files are named
 NO_RULES = Rules()  # nothing but what nobody wants on machines is left out
 _LARGEST = 10  # files that are named
 
@@ -62,7 +62,7 @@ def collect(layout: Layout, store: Parts, rules: Rules = NO_RULES) -> Collected:
             files.append(File(place, *keep_file(store, file.path)))
     manifest = Manifest(files)
     keep_bytes(store, manifest.to_bytes())
-    if manifest.size > REMARKABLE:
+    if manifest.size > _REMARKABLE:
         notes.append(f"the program's files are {size_text(manifest.size)}; the largest: {_named(largest(manifest))}")
     return Collected(manifest, tuple(notes), tuple(left_out))
 

@@ -33,8 +33,9 @@ _FOLDERS = frozenset(
     {".git", ".hg", ".svn", ".bzr", ".jj", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
     | {".tox", ".nox", ".eggs", ".venv", ".direnv", "node_modules", ".ipynb_checkpoints"}
 )
-_FILES = frozenset({".DS_Store", ".coverage"})
+_FILES = frozenset({".git", ".DS_Store", ".coverage"})  # a worktree's `.git` is a file
 _SUFFIXES = (".pyc", ".pyo")
+_BYTECODE = ("__pycache__", *_SUFFIXES)  # nobody asks where it is
 _MARKS = frozenset({"pyvenv.cfg", "conda-meta", "CACHEDIR.TAG"})  # a folder with one of them is no source
 _OF_ENVIRONMENTS = frozenset({"bin", "lib", "lib64", "include", "share", "pyvenv.cfg"})
 
@@ -137,7 +138,7 @@ class Walk:
                 with contextlib.suppress(FileNotFoundError):  # removed since the folder was read
                     yield Found(entry.path, below, entry.stat().st_size)
                 self._count_one()
-            if not said and folder.inside and not entry.name.endswith(_SUFFIXES):
+            if not said and folder.inside and not entry.name.endswith(_BYTECODE):
                 self.left_out.append(entry.path)
 
     def _kind(self, entry: os.DirEntry[str]) -> str:

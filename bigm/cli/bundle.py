@@ -33,7 +33,10 @@ def bundle(
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Files that stay here; may be repeated.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Say what was made as JSON.")] = False,
+    only_list: Annotated[
+        bool, typer.Option("--list", help="Say what would travel, file by file, and make nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say what was made, or would travel, as JSON.")] = False,
     profile: Annotated[str | None, typer.Option(metavar="NAME", help="Use this profile of the configuration.")] = None,
     python: Annotated[
         str | None, typer.Option(metavar="PATH", help="Interpreter; else the active virtual environment's.")
@@ -58,6 +61,9 @@ def bundle(
     check(plan)
     if not same_environment(plan.python):
         _hand_over(plan.python, environ)
+    if only_list:
+        _list(plan.file, program if module else "", settings, as_json)
+        return
     file = output or Path(f"{program.rpartition('.')[2] if module else Path(plan.file).stem}.pex")
     made = _make(plan.file, program if module else "", file, settings)
     if as_json:
@@ -85,6 +91,28 @@ def _make(program: str, module: str, file: Path, settings: Settings) -> dict[str
     terminal.phase(f"packing {file}")
     build(file, bundle, cache=cache_folder(settings.home))
     return _facts(file, bundle)
+
+
+def _list(program: str, module: str, settings: Settings, as_json: bool) -> None:
+    """Say what would travel: totals, then everything."""
+    from bigm.bundle.build import bundle_program
+    from bigm.bundle.described import describe
+    from bigm.bundle.embedded import is_pexfile
+    from bigm.bundle.listing import facts, listing, texts, totals
+    from bigm.bundle.sources import Rules
+    from bigm.cli.tables import print_table
+    from bigm.terminal import Terminal
+
+    if is_pexfile(program):
+        raise ProgramError(f"{program} is a self-contained pex", hint="name the program it was made of")
+    terminal = Terminal.of(settings)
+    rules = Rules(settings.bundle.include, settings.bundle.exclude, settings.bundle.limit)
+    described = describe(program, module=module)
+    bundle = bundle_program(described, settings.home, rules, tell=terminal.warn, progress=terminal.phase)
+    if as_json:
+        print(json.dumps(facts(bundle), indent=1))
+        return
+    print_table(("LAYER", "WHAT", "SIZE"), texts([*totals(bundle), *listing(bundle)]))
 
 
 def _facts(file: Path, bundle: Bundle) -> dict[str, object]:

@@ -7,14 +7,14 @@ import os
 
 from bigm.bootstrap.records import Main
 from bigm.bundle.bundle import Bundle, Dependencies
-from bigm.bundle.listing import Line, facts, listing, remarkable, texts, totals
+from bigm.bundle.listing import Line, facts, listing, texts, totals
 from bigm.manifest import File, Manifest
 from bigm.parts import Parts
 
 DIGEST = "ab" * 32
 
 
-def made(*program: File) -> Bundle:
+def made(*program: File, left_out: tuple[str, ...] = ()) -> Bundle:
     layer = Manifest(
         [
             File("PEX-INFO", DIGEST, 100),
@@ -32,11 +32,13 @@ def made(*program: File) -> Bundle:
         cwd="app",
         python="3.11",
         store=Parts("/nowhere"),
+        left_out=left_out,
     )
 
 
 def test_every_file_and_every_distribution_is_listed_with_its_size():
-    bundle = made(File("app/main.py", DIGEST, 10), File("app/data.csv", DIGEST, 2500))
+    left_out = ("/home/me/app/.git",)
+    bundle = made(File("app/main.py", DIGEST, 10), File("app/data.csv", DIGEST, 2500), left_out=left_out)
     assert [
         Line("program", "app/data.csv", 2500),
         Line("program", "app/main.py", 10),
@@ -45,7 +47,7 @@ def test_every_file_and_every_distribution_is_listed_with_its_size():
         Line("distributions", "ruamel-yaml 0.18", 2000),
         Line("bigm", "1 files", 1000),
         Line("left out", "/home/me/app/.git"),
-    ] == listing(bundle, ["/home/me/app/.git"])
+    ] == listing(bundle)
     assert [
         Line("program", "2 files", 2510),
         Line("distributions", "3", 5_002_100),
@@ -61,16 +63,9 @@ def test_sizes_are_for_people_and_names_stay_on_one_line():
 
 
 def test_the_facts_are_json_and_say_the_same():
-    bundle = made(File("app/" + os.fsdecode(b"\xe9"), DIGEST, 10))
-    said = json.loads(json.dumps(facts(bundle, ["/x"])))
+    bundle = made(File("app/" + os.fsdecode(b"\xe9"), DIGEST, 10), left_out=("/x",))
+    said = json.loads(json.dumps(facts(bundle)))
     assert bundle.digest == said["digest"]
     assert [{"path": "app/" + os.fsdecode(b"\xe9"), "size": 10, "digest": DIGEST}] == said["program"]["files"]
     assert ["numpy 2.1.0", "odd 1.0", "ruamel-yaml 0.18"] == said["distributions"][""]["names"]
     assert ["/x"] == said["left_out"]
-
-
-def test_ten_files_are_remarkable_above_20_mb():
-    small = [File(f"app/{number}", DIGEST, 1_500_000 + number) for number in range(12)]
-    assert [] == remarkable(made(*small))
-    lines = remarkable(made(*small, File("app/big", DIGEST, 5_000_000)))
-    assert ["app/big", *(f"app/{number}" for number in range(11, 2, -1))] == [line.what for line in lines]
