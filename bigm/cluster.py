@@ -568,7 +568,9 @@ class Cluster(Groups):
             keep=wishes.keep,
             python=own if can.local and not wanted else "",
             wanted=wanted,
-            supplies=Supply(self._settings.home, self._settings.bundle.mirror, self._session.terminal.phase),
+            supplies=Supply(
+                self._settings.home, wishes.mirror, self._session.terminal.phase, stall=self._settings.timeouts.stall
+            ),
         )
         terminal = self._session.terminal
         return Shipping(
@@ -607,7 +609,13 @@ class Cluster(Groups):
             if self._own_bundle is None:
                 settings, terminal, since = self._settings, self._session.terminal, time.monotonic()
                 rules = Rules(settings.bundle.include, settings.bundle.exclude, settings.bundle.limit)
-                found = make_bundle(settings.home, rules, tell=terminal.phase, progress=terminal.phase)
+                found = make_bundle(
+                    settings.home,
+                    rules,
+                    requirements=settings.bundle.requirements,
+                    tell=terminal.phase,
+                    progress=terminal.phase,
+                )
                 self._session.run.event(
                     "bundled",
                     cluster=self.name,

@@ -142,6 +142,12 @@ class Bundling:
         "~/.cache/bigm", TEXT, "folder on machines where parts are kept for later runs; another where it cannot be used"
     )
     keep: int = _key(10 * 2**30, BYTES, "what is kept there and used by nobody is removed beyond this")
+    requirements: str = _key(
+        "",
+        TEXT,
+        "file that says which distributions machines get: a requirements.txt, a lock, a pyproject.toml; empty: the "
+        "script's own block, else what is installed",
+    )
     mirror: str = _key(
         "",
         TEXT,

@@ -80,7 +80,7 @@ class Outfits:
             return Outfit(self._python, bundle.layer(info.platform), bundle)
         report = yield from self._choose(bundle, where)
         if report is None:
-            report = yield from self._send(bundle, info.platform, bring)
+            report = yield from self._send(bundle, info, bring)
         python, own, supplies, found = str(report["path"]), bundle.layer(info.platform), self._supplies, report
         layer: Dependencies | None = own
         if supplies is not None:
@@ -107,10 +107,12 @@ class Outfits:
         except pythons.NoPython:
             return choose((yield from self._call("Installer.pythons", "")))  # its message tells what there is
 
-    def _send(self, bundle: Bundle, platform: str, bring: Bring) -> Steps[Report]:
+    def _send(self, bundle: Bundle, info: Info, bring: Bring) -> Steps[Report]:
         """Bring an interpreter, unless an earlier run has; what it reports."""
         supplies = self._supplies
         assert supplies is not None
+        agents: Report = yield from self._call("Installer.examine", info.executable)
+        platform = str(agents.get("platform", info.platform))  # it alone tells which libc there is
         digest, size = yield Work(lambda: supplies.interpreter(bundle, platform))
         known: Report = yield from self._call("Installer.find_interpreter", digest)
         if known:

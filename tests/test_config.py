@@ -199,6 +199,7 @@ def test_the_example_has_every_key_and_says_the_defaults(place: Place) -> None:
         "bundle.include",
         "bundle.exclude",
         "bundle.mirror",
+        "bundle.requirements",
     }  # named there without a value
     assert {key.name for key in general_keys()} == given_keys | unset
     text = (ROOT / "bigm.yaml.example").read_text()

@@ -7,6 +7,7 @@ A second run of the same program finds all but what was edited in the driver's s
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,10 +16,11 @@ from types import MappingProxyType, ModuleType
 from bigm.bootstrap.records import Main
 from bigm.bundle import embedded
 from bigm.bundle.bundle import Bundle
-from bigm.bundle.dependencies import dependency_layer
 from bigm.bundle.described import Described
-from bigm.bundle.layout import Layout, find_layout
+from bigm.bundle.layout import Layout, find_layout, project_of
+from bigm.bundle.origins import Cache, Origins
 from bigm.bundle.pexfile import bundle_inside
+from bigm.bundle.requirements import check_python, read_block
 from bigm.bundle.sources import Rules, collect, machine_tree
 from bigm.errors import ProgramError
 from bigm.parts import Parts
@@ -36,7 +38,12 @@ def driver_parts(home: Path) -> Parts:
 
 
 def make_bundle(
-    home: Path, rules: Rules, *, tell: Callable[[str], None], progress: Callable[[str], None] = lambda text: None
+    home: Path,
+    rules: Rules,
+    *,
+    requirements: str = "",
+    tell: Callable[[str], None],
+    progress: Callable[[str], None] = lambda text: None,
 ) -> Bundle:
     """Make the bundle of this process's program.
 
@@ -46,6 +53,7 @@ def make_bundle(
     Args:
         home: bigm's folder of this user.
         rules: what of the program's files travels.
+        requirements: path of a file that says what it depends on; "": as `bigm.bundle.origins` finds it.
         tell: told what the user should know.
         progress: told in a few words what takes time.
     Raises:
@@ -56,7 +64,7 @@ def make_bundle(
     if embedded.current() is not None:
         return bundle_inside(driver_parts(home))
     program = Described(main_module(), search_path(), _working_folder())
-    return bundle_program(program, home, rules, modules=None, tell=tell, progress=progress)
+    return bundle_program(program, home, rules, requirements=requirements, modules=None, tell=tell, progress=progress)
 
 
 def bundle_program(
@@ -64,6 +72,7 @@ def bundle_program(
     home: Path,
     rules: Rules,
     *,
+    requirements: str = "",
     tell: Callable[[str], None],
     progress: Callable[[str], None] = lambda text: None,
     modules: Mapping[str, ModuleType] | None = MappingProxyType({}),
@@ -72,14 +81,17 @@ def bundle_program(
 
     Args:
         program: how it would run.
-        home, rules, tell, progress: as for `make_bundle`, which also says what is raised.
+        home, rules, requirements, tell, progress: as for `make_bundle`, which also says what is raised.
         modules: what it has imported; None: what this process has.
     """
     layout = find_layout(program.main.file, program.sys_path, program.cwd, modules=modules)
     main = place_main(program.main, layout)
     store = driver_parts(home)
     collected = collect(layout, store, rules)
-    layer = dependency_layer(sys.executable, store, cache_folder(home), progress=progress)
+    origins = origins_of(program, requirements)
+    if missing := origins.missing():
+        tell(f"{program.main.file} asks for what is not installed here; machines get it: {', '.join(missing)}")
+    layer = origins.own_layer(Cache(store, cache_folder(home), progress))
     for note in (*collected.notes, *layer.notes):
         tell(note)
     return Bundle(
@@ -92,7 +104,26 @@ def bundle_program(
         python="{}.{}".format(*sys.version_info),
         store=store,
         left_out=collected.left_out,
+        origins=origins,
     )
+
+
+def origins_of(program: Described, requirements: str = "") -> Origins:
+    """What says which distributions a program needs.
+
+    Args:
+        program: how it would run.
+        requirements: path of a file that says it; "".
+    Raises:
+        ProgramError: the script's own block means nothing, or it is for other Pythons.
+    """
+    script = Path(program.main.file) if program.main.file else None
+    block = read_block(script) if script else None
+    if block is not None:
+        check_python(block, platform.python_version())
+    project = project_of(os.path.realpath(script.parent if script else program.cwd))
+    given = Path(requirements).expanduser().absolute() if requirements else None
+    return Origins(sys.executable, given=given, block=block, project=Path(project))
 
 
 def place_main(main: Main, layout: Layout) -> Main:

@@ -7,10 +7,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from bigm.bootstrap.records import Main
 from bigm.manifest import Manifest
 from bigm.parts import Parts
+
+if TYPE_CHECKING:
+    from bigm.bundle.origins import Origins
 
 PROGRAM, SITE, STDLIB = "program", "site", "stdlib"  # where an entry of `Bundle.sys_path` lies
 
@@ -50,6 +54,8 @@ class Bundle:
         python: minor version of Python that machines must have, "3.11".
         store: has the content of every part, as it was when the bundle was made.
         left_out: paths on this computer of what the rules left out of the program's folders.
+        origins: what says what the program depends on, for machines whose platform none of the layers is for; None:
+            the bundle has all that there is.
     """
 
     program: Manifest
@@ -61,6 +67,7 @@ class Bundle:
     python: str
     store: Parts
     left_out: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    origins: Origins | None = field(default=None, repr=False, compare=False)
 
     @functools.cached_property
     def digest(self) -> str:

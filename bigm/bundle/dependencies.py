@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bigm.bootstrap.report import examine
@@ -42,7 +43,12 @@ def _silent(text: str) -> None:
 
 
 def dependency_layer(
-    python: str, store: Parts, cache: Path, *, progress: Callable[[str], None] = _silent
+    python: str,
+    store: Parts,
+    cache: Path,
+    *,
+    roots: Sequence[str] | None = None,
+    progress: Callable[[str], None] = _silent,
 ) -> Dependencies:
     """The distributions that are installed for an interpreter, as the dependency layer of a bundle.
 
@@ -53,6 +59,7 @@ def dependency_layer(
         python: absolute path of the interpreter, which need not be in a virtual environment.
         store: where its parts are put.
         cache: bigm's folder of caches (`<home>/cache`).
+        roots: requirements, all of them met: what they lead to travels, and cloudpickle; None: everything.
         progress: told in a few words what takes time.
     Raises:
         DependencyError: the environment cannot be bundled, or pex failed; nothing is left half made.
@@ -60,6 +67,12 @@ def dependency_layer(
     """
     environment = environment_of(whereabouts_of(python))
     environment = environment.with_further(our_cloudpickle(environment))
+    if roots is not None:
+        from bigm.bundle.closure import needed
+
+        markers = _markers(environment.of)
+        found = needed(environment.distributions, markers, markers, [*roots, _ALWAYS])
+        environment = replace(environment, distributions=tuple(found))
     layers = Layers(cache, store)
     base = _digest(
         _FORMAT, pex.LAYOUT, pex.pex_version(), environment.of.tag, environment.of.platform, environment.digest

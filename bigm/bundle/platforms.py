@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bigm.bootstrap import report
@@ -20,6 +20,7 @@ from bigm.errors import ConfigError
 # that are published today. glibc 2.28 is of 2018 (Debian 10, RHEL 8), musl 1.2 of 2020, macOS 13 of 2022.
 _GLIBC, _MUSL, _MACOS = (2, 28), (1, 2), (13, 0)
 
+_OF_KERNELS = ("platform_release", "platform_version")  # markers; pex says when a requirement asks for them
 _NAME = re.compile(r"(linux|musllinux|macosx)(?:-(\d+)\.(\d+))?-(x86_64|aarch64|arm64)")
 NAMES = ("linux-x86_64", "linux-aarch64", "musllinux-x86_64", "musllinux-aarch64", "macosx-arm64", "macosx-x86_64")
 
@@ -46,6 +47,11 @@ class Platform:
     def to_json(self) -> str:
         """What pex reads as `--complete-platform`."""
         return json.dumps({"marker_environment": dict(self.markers), "compatible_tags": self.tags}, indent=1)
+
+    def with_any_kernel(self) -> Platform:
+        """The same without what differs from one computer to the next, so that all of a kind have one layer."""
+        kept = {name: value for name, value in self.markers.items() if name not in _OF_KERNELS}
+        return replace(self, markers=kept)
 
     def takes(self, wheel: str) -> bool:
         """Whether it takes the wheel of that file name.

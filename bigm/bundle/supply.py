@@ -1,18 +1,19 @@
 """What a driver gets for machines that are not as its own computer: interpreters, and distributions for their platform.
 
-Each is got once for a platform, whatever the number of machines that need it: the first that asks has it got, others
-wait. Nothing here is imported by a driver whose machines are like its computer.
+Either may take minutes: an index is asked, an archive is fetched. Each is got once for a platform, whatever the number
+of machines that need it: the first that asks has it got, others wait, and what failed is not tried again for them.
+Nothing here imports much: most drivers have machines that are like their computer.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bigm.bundle.bundle import Bundle, Dependencies
+from bigm.errors import BigmError, ConfigError
 
 _SAID_EVERY = 0.1  # of an archive, as a share of it
 
@@ -24,15 +25,16 @@ class Supply:
         home: bigm's folder of this user.
         mirror: the setting `bundle.mirror`.
         tell: told in a few words what takes time.
+        stall: seconds after which a silent server is given up.
     """
 
-    def __init__(self, home: Path, mirror: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, home: Path, mirror: str, tell: Callable[[str], None], *, stall: float = 60.0) -> None:
         self._cache = home / "cache"
         self._mirror = mirror
         self._tell = tell
+        self._stall = stall
         self._lock = threading.Lock()
-        self._turns: dict[object, threading.Lock] = {}
-        self._got: dict[object, Any] = {}
+        self._got: dict[object, _Once] = {}
 
     def __repr__(self) -> str:
         return f"<Supply of {len(self._got)} things from {self._cache}>"
@@ -45,14 +47,25 @@ class Supply:
             python: what the interpreter reported.
         Raises:
             DependencyError: something has no wheel for that platform, or it cannot be resolved.
+            ConfigError: the bundle came without what says what it depends on.
         """
-        from bigm.bundle import platforms
+        from bigm.bundle.origins import Cache
+        from bigm.bundle.platforms import misfits, of_report
 
-        there = platforms.of_report(python)
-        own = bundle.layer(there.name)
-        if own is None or not platforms.misfits(own, there):
+        there = of_report(python).with_any_kernel()
+        own, origins = bundle.layer(there.name), bundle.origins
+        unfit = misfits(own, there) if own is not None else []
+        if not unfit and (own is not None or not bundle.dependencies):
             return own
-        made: Dependencies = self._once((bundle.digest, there.to_json()), lambda: self._resolve(bundle, there))
+        if origins is None:
+            has = ", ".join(sorted(filter(None, bundle.dependencies))) or "another platform"
+            why = f": {unfit[0]} does not run there" if unfit else f", only for {has}"
+            raise ConfigError(
+                f"the bundle has nothing for {there.name} with {python['libc']}{why}",
+                hint=f"make it with --platform {there.name} too",
+            )
+        cache = Cache(bundle.store, self._cache, self._tell)
+        made: Dependencies = self._once((bundle.digest, there.to_json()), lambda: origins.layer_for(there, cache))
         return made
 
     def interpreter(self, bundle: Bundle, platform: str) -> tuple[str, int]:
@@ -70,6 +83,7 @@ class Supply:
                 bundle.python,
                 cache=self._cache / "pythons",
                 mirror=self._mirror or standalone.RELEASE,
+                timeout=self._stall,
                 progress=_Progress(self._tell, f"Python {bundle.python} for {platform}"),
             )
             return archive.keep(bundle.store), archive.size
@@ -77,26 +91,32 @@ class Supply:
         found: tuple[str, int] = self._once((platform, bundle.python), fetch)
         return found
 
-    def _resolve(self, bundle: Bundle, there: Any) -> Dependencies:
-        from bigm.bootstrap import report
-        from bigm.bundle import platforms, resolution
-        from bigm.bundle.environment import environment_of
-        from bigm.bundle.whereabouts import whereabouts_of
-
-        environment = environment_of(whereabouts_of(sys.executable))
-        here = platforms.of_report(report.report())
-        wanted = resolution.of_environment(environment, here, there)
-        return resolution.platform_layer(
-            there, wanted, bundle.store, self._cache, environment=environment, progress=self._tell
-        )
-
     def _once(self, key: object, get: Callable[[], Any]) -> Any:
         with self._lock:
-            turn = self._turns.setdefault(key, threading.Lock())
-        with turn:
-            if key not in self._got:
-                self._got[key] = get()
-            return self._got[key]
+            once = self._got.setdefault(key, _Once())
+        return once.get(get)
+
+
+class _Once:
+    """Something that is got by whoever asks first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._value: Any = None
+        self._failure: BigmError | None = None
+        self._is_over = False
+
+    def get(self, get: Callable[[], Any]) -> Any:
+        with self._lock:
+            if not self._is_over:
+                try:
+                    self._value = get()
+                except BigmError as failure:
+                    self._failure = failure
+                self._is_over = True
+        if self._failure is not None:
+            raise self._failure
+        return self._value
 
 
 class _Progress:
@@ -110,5 +130,5 @@ class _Progress:
     def __call__(self, received: int, total: int) -> None:
         share = received / total if total else 0.0
         if share >= self._said:
-            self._said = share + _SAID_EVERY
-            self._tell(f"fetching {self._what}: {received >> 20} of {total >> 20} MiB")
+            self._said = min(share + _SAID_EVERY, 1.0)
+            self._tell(f"fetching {self._what}: {received / 1e6:.1f} of {total / 1e6:.1f} MB")
