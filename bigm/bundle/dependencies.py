@@ -30,7 +30,7 @@ from bigm.bundle.environment import (
     state_of,
 )
 from bigm.bundle.facade import make_facade
-from bigm.bundle.layers import Layers, Made
+from bigm.bundle.layers import Layers, Made, Seen
 from bigm.bundle.whereabouts import Whereabouts, whereabouts_of
 from bigm.parts import Parts
 
@@ -78,23 +78,24 @@ def dependency_layer(
         _FORMAT, pex.LAYOUT, pex.pex_version(), environment.of.tag, environment.of.platform, environment.digest
     )
     place = _digest(base, environment.of.site)
-    state, key, watched = layers.seen(place)
+    seen = layers.seen(place)
     patched: list[Patched] | None = None
-    if not key or state_of(watched) != state:
+    if not seen.key or state_of(seen.paths) != seen.state:
         progress(f"reading the files of {len(environment.distributions)} distributions")
-        watched = environment.watched()
-        state = state_of(watched)  # before they are read: what changes meanwhile is read again next time
+        paths = tuple(environment.watched())
+        state = state_of(paths)  # before they are read: what changes meanwhile is read again next time
         patched = environment.patched()
-        key = _digest(base, patched)
-        layers.see(place, state, key, watched)
+        seen = Seen(state, _digest(base, patched), tuple(_unowned_notes(environment)), paths)
+        layers.see(place, seen)
 
     def make(work: Path, root: Path) -> Made:
         progress(f"bundling {len(environment.distributions)} distributions with pex")
         return _made(environment, environment.patched() if patched is None else patched, work, root)
 
-    return layers.layer(
-        key, make, waiting=lambda: progress("waiting for another run that bundles the same distributions")
+    layer = layers.layer(
+        seen.key, make, waiting=lambda: progress("waiting for another run that bundles the same distributions")
     )
+    return replace(layer, notes=(*layer.notes, *environment.notes, *seen.notes))
 
 
 def _digest(*facts: object) -> str:
@@ -123,7 +124,7 @@ def _made(environment: Environment, patched: Sequence[Patched], work: Path, root
     arguments = [*pex.LAYOUT, *pex.OFFLINE, "--venv-repository", str(facade), *options, "-r", str(requirements)]
     # pex's cache knows a distribution by its RECORD. Where that is not true, the cache has to be another.
     pex.run_pex(arguments, work / "layer", root=work / "pex" if patched else root, work=work / "run")
-    notes = [*environment.notes, *map(str, unmet), *_patched_notes(patched), *_unowned_notes(environment)]
+    notes = [*map(str, unmet), *_patched_notes(patched)]
     return Made(work / "layer", environment.of.version, tuple(map(str, travelling)), tuple(notes))
 
 

@@ -2,7 +2,7 @@
 
 Two questions, since they cost differently. *Which* is a folder's listing and the RECORD of each distribution, a hundred
 of them in 5 ms: asked by every run. *Whether* needs the content of every file: asked when an environment is new, or
-when the size or time of one of its modules is no longer what it was (`State`).
+when the size or time of one of its modules is no longer what it was (`state_of`).
 
 Source: PEP 376 and 427, and the PyPA specification "Recording installed projects".
 """
@@ -113,13 +113,16 @@ class Environment:
         return replace(self, distributions=tuple(sorted([*self.distributions, *distributions])))
 
     def watched(self) -> list[str]:
-        """Paths of the modules of all distributions, as `State` takes them."""
+        """What `state_of` takes: the modules of all distributions, and the folders, which change with what is added."""
         return [
-            os.path.join(each.site, path)
-            for each in self.distributions
-            if not each.in_place
-            for path, _ in each.files()
-            if path.endswith(_WATCHED)
+            *self.of.site,
+            *(
+                os.path.join(each.site, path)
+                for each in self.distributions
+                if not each.in_place
+                for path, _ in each.files()
+                if path.endswith(_WATCHED)
+            ),
         ]
 
     def patched(self) -> list[Patched]:

@@ -14,10 +14,11 @@ The kernel lets go of a lock for who died: nothing here needs to be cleared up b
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +51,22 @@ class Made(NamedTuple):
     python: str
     distributions: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+
+class Seen(NamedTuple):
+    """An environment, as it was when its files were last read.
+
+    Args:
+        state: `environment.state_of` *paths*.
+        key: of its layer.
+        notes: what the user should know of it, besides what concerns the layer.
+        paths: of its modules.
+    """
+
+    state: str = ""
+    key: str = ""
+    notes: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
 
 class _Use(Lock):
@@ -102,19 +119,20 @@ class Layers:
             raise
         return found
 
-    def seen(self, environment: str) -> tuple[str, str, list[str]]:
-        """What `see` was told about an environment: its state, the layer's key, the paths whose state it is."""
+    def seen(self, environment: str) -> Seen:
+        """What `see` was told about an environment, or nothing."""
         try:
-            state, key, *paths = os.fsdecode((self._folder / "seen" / environment).read_bytes()).split("\n")
-            return state, key, paths
+            head, *paths = os.fsdecode((self._folder / "seen" / environment).read_bytes()).split("\n")
+            state, key, notes = json.loads(head)
+            return Seen(state, key, tuple(notes), tuple(paths))
         except (FileNotFoundError, ValueError):
-            return "", "", []
+            return Seen()
 
-    def see(self, environment: str, state: str, key: str, paths: Iterable[str]) -> None:
-        """Remember which layer an environment has had when *paths* were in that state."""
+    def see(self, environment: str, seen: Seen) -> None:
+        """Remember how an environment was."""
         path = self._folder / "seen" / environment
         new = path.with_suffix(f".{os.getpid()}")
-        new.write_bytes(os.fsencode("\n".join([state, key, *paths])))
+        new.write_bytes(os.fsencode("\n".join([json.dumps(seen[:3]), *seen.paths])))
         new.rename(path)
 
     def prune(self, *, keep: int = KEEP, keep_of_pex: int = KEEP_OF_PEX) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bigm.bundle.bundle import Dependencies
 from bigm.bundle.environment import DependencyError
-from bigm.bundle.layers import Layers, Made
+from bigm.bundle.layers import Layers, Made, Seen
 from bigm.parts import Parts
 
 A, B, C = (digit * 64 for digit in "abc")
@@ -184,11 +184,10 @@ def test_a_cache_of_pex_that_is_too_big_begins_anew_unless_it_is_used(tmp_path: 
 
 
 def test_the_environments_that_were_seen_are_remembered_up_to_a_count(tmp_path: Path, layers: Layers):
-    odd = ["/a/plain", "/with\udcff/byte"]
-    layers.see("e" * 64, "state", A, odd)
-    assert ("state", A, odd) == layers.seen("e" * 64)
-    assert ("", "", []) == layers.seen("f" * 64)
+    odd = Seen("state", A, ("a note",), ("/a/plain", "/with\udcff/byte"))
+    layers.see("e" * 64, odd)
+    assert (odd, Seen()) == (layers.seen("e" * 64), layers.seen("f" * 64))
     for n in range(120):
-        layers.see(f"{n:064x}", "state", A, [])
+        layers.see(f"{n:064x}", odd)
     layers.prune()
     assert 100 == len(list((tmp_path / "layers" / "seen").iterdir()))
