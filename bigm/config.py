@@ -32,7 +32,8 @@ USER_FILE = "config.yaml"
 FLAGS_VARIABLE = "BIGM_FLAGS"
 DEFAULT = "default"
 
-_OPTIONS = {"bundle.rehearse": "--bundle", "ssh.hosts": "--hosts"}  # of `bigm run`, that are not named as what they set
+# Of `bigm run`, that are not named as what they set.
+_OPTIONS = {"bundle.rehearse": "--bundle", "bundle.requirements": "--requirements", "ssh.hosts": "--hosts"}
 
 # What bigm itself passes through the environment, and is no setting.
 _NOT_SETTINGS = {FLAGS_VARIABLE, "BIGM_HOME", "BIGM_PROFILE", "BIGM_MACHINE"}

@@ -66,7 +66,7 @@ def dependency_layer(
         ConfigError: no interpreter, or no pex.
     """
     environment = environment_of(whereabouts_of(python))
-    environment = environment.with_further(our_cloudpickle(environment))
+    everything = environment = environment.with_further(our_cloudpickle(environment))
     if roots is not None:
         from bigm.bundle.closure import needed
 
@@ -85,7 +85,7 @@ def dependency_layer(
         paths = tuple(environment.watched())
         state = state_of(paths)  # before they are read: what changes meanwhile is read again next time
         patched = environment.patched()
-        seen = Seen(state, _digest(base, patched), tuple(_unowned_notes(environment)), paths)
+        seen = Seen(state, _digest(base, patched), tuple(_unowned_notes(everything)), paths)
         layers.see(place, seen)
 
     def make(work: Path, root: Path) -> Made:

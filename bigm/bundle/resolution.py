@@ -186,7 +186,7 @@ def _no_wheel(missing: dict[str, str], platform: Platform) -> NoWheel:
     more = "; there may be more" if len(missing) == _NAMED else ""
     return NoWheel(
         f"{listed} {'has' if one else 'have'} no wheel for {platform.name} with Python {platform.python}{more}",
-        hint=f"nothing can be built for another platform here: build {'it' if one else 'them'} on such a machine "
+        hint=f"only wheels are taken: build {'it' if one else 'them'} on such a machine "
         "(pip wheel) and name the folder in PIP_FIND_LINKS, take other versions, or run the driver on such a machine",
     )
 

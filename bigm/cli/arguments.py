@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 ALSO_AFTER = ("--system", "--nmach", "--procs")
-WITH_VALUE = (*ALSO_AFTER, "--name", "--machine-output", "--profile", "--python", "--hosts")
+WITH_VALUE = (*ALSO_AFTER, "--name", "--machine-output", "--profile", "--python", "--hosts", "--requirements")
 MODULE = "-m"
 
 

@@ -64,6 +64,10 @@ def run(
     bundle: Annotated[
         bool, typer.Option("--bundle", help="Machines on this computer run a bundle, as those elsewhere do.")
     ] = False,
+    requirements: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Machines get what this file requires, not what is installed here."),
+    ] = None,
     module: Annotated[bool, typer.Option("-m", help="PROGRAM is a module, as in python -m.")] = False,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="The cluster's name in messages and labels.")] = None,
     machine_output: Annotated[
@@ -93,6 +97,7 @@ def run(
         "machine_output": machine_output,
         "profile": profile,
         "bundle.rehearse": True if bundle else None,
+        "bundle.requirements": os.path.abspath(requirements) if requirements else None,
         "verbosity": "quiet" if quiet else "verbose" if verbose else None,
     }
     flags = {key: value for key, value in given.items() if value is not None}

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from environments import make_wheel
 from rehearsal import PROBE, Rehearsal, alike, outcome
 
 pytestmark = pytest.mark.slow
@@ -180,3 +181,18 @@ def test_what_a_program_writes_into_its_folder_is_its_machines_own(rehearsal: Re
     app = project(tmp_path / "app", {"run.py": program})
     assert outcome(rehearsal.run("run.py", cwd=app)) == ["m0", "m1"]
     assert not (app / "out.txt").exists()
+
+
+def test_a_file_of_requirements_replaces_what_is_installed_here(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    make_wheel(tmp_path, "alpha", "1.5")
+    files = {"run.py": MAIN.format(modules=["alpha"], files=[]), "probe.py": PROBE}
+    asked = {"wanted.txt": f"--no-index\n--find-links {tmp_path}\nalpha==1.5\n"}
+    home = project(tmp_path / "app", {**files, **asked})
+    # pip asks rustc for its version, which may write into the home folder.
+    done = rehearsal.run("--requirements", "wanted.txt", "run.py", cwd=home, RUSTUP_HOME=str(tmp_path))
+    [found] = outcome(done)
+    assert ["alpha 1.5"] == [each for each in found["versions"] if not each.startswith("cloudpickle ")]
+
+    missing = rehearsal.run("--requirements", "absent.txt", "run.py", cwd=home)
+    assert (missing.returncode, "Traceback" in missing.stderr) == (2, False)
+    assert f"cannot read {home}/absent.txt: No such file or directory" in missing.stderr

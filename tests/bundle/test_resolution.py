@@ -107,9 +107,9 @@ def test_what_has_no_wheel_is_named_all_of_it(tmp_path: Path, index: Path, layer
     with pytest.raises(NoWheel) as failure:
         layer(Requirements("the block in x.py", ("one==1.0", "three")))
     assert (
-        f"one==1.0, two==1.0 have no wheel for linux-aarch64 with Python {MINOR}; nothing can be built for another "
-        "platform here: build them on such a machine (pip wheel) and name the folder in PIP_FIND_LINKS, take other "
-        "versions, or run the driver on such a machine"
+        f"one==1.0, two==1.0 have no wheel for linux-aarch64 with Python {MINOR}; only wheels are taken: "
+        "build them on such a machine (pip wheel) and name the folder in PIP_FIND_LINKS, take other versions, "
+        "or run the driver on such a machine"
     ) == str(failure.value)
 
 
