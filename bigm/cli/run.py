@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 from bigm.bundle.embedded import is_pexfile, read_program
 from bigm.cli import probe
 from bigm.cli.arguments import split_arguments
-from bigm.config import DEFAULT, FLAGS_VARIABLE, Settings, load, nearest
+from bigm.config import DEFAULT, FLAGS_VARIABLE, load, nearest
 from bigm.errors import ProgramError
 
 _PROBE_TIME = 60.0  # seconds for another interpreter to start and import bigm
@@ -110,7 +110,12 @@ def run(
     plan = make_plan(program, arguments or [], module=module, python=python, environ=environ)
     note = check(plan, settings.verbosity == "verbose")
     if dry_run:
-        _show(plan, settings, as_json)
+        from bigm.cli import dryrun
+
+        if not same_environment(plan.python):
+            _hand_over(plan.python, environ)
+        travels = dryrun.what_travels(plan.file, program if module else "", settings)
+        dryrun.show(plan.words, plan.python, travels, settings, as_json=as_json)
         return
     if note and settings.verbosity != "quiet":
         print(f"bigm: {note}", file=sys.stderr, flush=True)
@@ -255,17 +260,7 @@ def _probe(plan: Plan) -> dict[str, Any]:
     return found
 
 
-def _show(plan: Plan, settings: Settings, as_json: bool) -> None:
-    facts: dict[str, object] = {
-        "program": " ".join(plan.words),
-        "interpreter": plan.python,
-        "system": settings.system,
-        "machines": settings.nmach or "as many as the program says",
-        "workers": settings.procs,
-        "run folder": str(settings.runs_folder),
-    }
-    if as_json:
-        print(json.dumps(facts, indent=1))
-        return
-    for name, value in facts.items():
-        print(f"{name:12} {value}")
+def _hand_over(python: str, environ: Mapping[str, str]) -> NoReturn:
+    """Let the bigm of the program's own environment tell: it sees that environment as the program does."""
+    sys.stderr.flush()
+    os.execve(python, [python, "-m", "bigm", "run", "--python", python, *sys.argv[2:]], environ)

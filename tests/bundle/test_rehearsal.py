@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import textwrap
@@ -119,6 +120,19 @@ def test_variables_for_another_python_do_not_lead_machines_astray(rehearsal: Reh
     wrong = project(tmp_path / "wrong", {"wrong.py": ""})
     [found] = outcome(rehearsal.run("run.py", cwd=app, PYTHONPATH=str(wrong), PYTHONSTARTUP="/nowhere"))
     assert alike(found, tmp_path)["path"][1] == "PROGRAM/wrong"
+
+
+def test_a_dry_run_says_what_would_travel_and_a_run_brings_it(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    app = project(tmp_path / "app", {"run.py": MAIN.format(modules=[], files=[]), "probe.py": PROBE, "data": "12345"})
+    done = rehearsal.run("--dry-run", "--json", "run.py", cwd=app)
+    said = json.loads(done.stdout)["travels"]
+    size = sum(path.stat().st_size for path in app.iterdir())
+    assert said["program"] == {"files": 3, "size": size}
+    assert any(name.startswith("cryptography ") for name in said["distributions"]["names"])
+    outcome(rehearsal.run("run.py", cwd=app))
+    assert [event["bundle"] for event in rehearsal.events("shipped")] == [said["digest"]]
+    plain = rehearsal.run("--dry-run", "run.py", cwd=app, bundle=False)
+    assert "travels      nothing: machines run this environment where it is" in plain.stdout
 
 
 def test_the_second_run_sends_nothing_and_an_edit_a_few_hundred_bytes(rehearsal: Rehearsal, tmp_path: Path) -> None:
