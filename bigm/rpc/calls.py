@@ -188,7 +188,8 @@ class CallFuture(concurrent.futures.Future):  # type: ignore[type-arg]  # generi
         return super().exception(0.0)
 
     def _decode(self, timeout: Optional[float]) -> None:
-        wait_done(self, timeout)
+        if self._state == "PENDING":
+            wait_done(self, timeout)
         with self._condition:
             raw, self._raw = self._raw, None
             if raw is None:
@@ -250,10 +251,8 @@ class _Gate:
 
 def wait_done(future: concurrent.futures.Future[Any], timeout: Optional[float]) -> None:
     """Wait until *future* is done, at most *timeout* seconds, without decoding anything; None: for ever."""
-    if future.done():
-        return
     gate = _Gate()
-    with future._condition:
+    with future._condition:  # which may be taken twice
         if future.done():
             return
         future._waiters.append(gate)  # type: ignore[arg-type]  # it is only ever told
