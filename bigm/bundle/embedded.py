@@ -49,12 +49,14 @@ class Program(NamedTuple):
         sys_path: its order, as pairs of place (as in `Bundle.sys_path`) and path.
         cwd: its working folder on machines, in the tree; "" is the tree's root.
         python: minor version of Python it was made with, "3.11".
+        platforms: what it runs on, "linux-x86_64", sorted.
     """
 
     main: Main
     sys_path: tuple[tuple[str, str], ...]
     cwd: str
     python: str
+    platforms: tuple[str, ...]
 
     def to_json(self) -> str:
         """The same text for the same program."""
@@ -71,7 +73,7 @@ class Program(NamedTuple):
         if facts["format"] != FORMAT:
             raise ValueError(f"it has format {facts['format']}, and this is bigm {bigm.__version__}")
         entries = tuple((str(place), str(path)) for place, path in facts["sys_path"])
-        return cls(Main(*facts["main"]), entries, str(facts["cwd"]), str(facts["python"]))
+        return cls(Main(*facts["main"]), entries, str(facts["cwd"]), str(facts["python"]), tuple(facts["platforms"]))
 
 
 def is_pexfile(path: str) -> bool:

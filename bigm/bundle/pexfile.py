@@ -10,24 +10,37 @@ as of any other pex: neither an index nor a tool that builds anything is needed 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bigm.bootstrap import trees
 from bigm.bundle import embedded
 from bigm.bundle.bundle import Bundle, Dependencies
-from bigm.bundle.pex import run_pex
+from bigm.bundle.merged import merge
+from bigm.bundle.pex import PexFailed, run_pex
+from bigm.bundle.platforms import Platform
 from bigm.bundle.snapshot import keep_bytes, keep_file
-from bigm.bundle.sources import machine_tree
+from bigm.bundle.sources import machine_tree, size_text
 from bigm.errors import ConfigError, ProgramError
 from bigm.manifest import File, Manifest
 from bigm.parts import Parts
+
+# Runs before pex does, in any Python: on another platform pex would list all wheels, and all tags that do not fit.
+_PREAMBLE = """\
+import os, sys
+_here = ("macosx-" if sys.platform == "darwin" else "linux-") + os.uname()[4]
+if _here not in [_name.replace("musl", "") for _name in {names}]:
+    sys.stderr.write("bigm: %s is for %s, and this is %s\\n" % (sys.argv[0], ", ".join({names}), _here))
+    sys.stderr.write("bigm: make it for that, too: bigm bundle --platform %s ...\\n" % _here)
+    sys.exit(2)
+"""
 
 ENTRY_POINT = "bigm.cli.embedded:main"
 _LAYOUT = ("--layout", "zipapp", "--venv", "prepend", "--sh-boot", "--include-tools")
@@ -35,31 +48,66 @@ _INFO = "PEX-INFO"  # pex's description of a pex, JSON
 _ON_MACHINES = "__main__.py"  # the file, as the only one of the layer: what is run to make an environment
 
 
-def build(output: Path, bundle: Bundle, *, cache: Path, options: Iterable[str] = ()) -> None:
+def build(
+    output: Path, bundle: Bundle, platforms: Mapping[str, Platform], *, cache: Path, scie: bool = False
+) -> list[Path]:
     """Make a self-contained pex.
 
     Args:
         output: the file, which is replaced when all has gone well.
         bundle: what is in it, with a dependency layer for each platform that it is to run on.
+        platforms: those, by the names that `bundle.dependencies` has for them; "": that of this interpreter.
         cache: a folder for what is temporary, removed at the end.
-        options: further ones for pex.
+        scie: make executables that have a Python in them, too: one for each platform, beside *output* and named like
+            it. pex fetches what it needs for that.
+    Returns:
+        list: the files that were made, *output* first.
     Raises:
         ConfigError: the output cannot be written.
         PexFailed: pex failed, with its words; or the disk is full.
     """
     check_output(output)
     cache.mkdir(parents=True, exist_ok=True)
-    program = embedded.Program(bundle.main, bundle.sys_path, bundle.cwd, bundle.python)
+    names = sorted(platform.name for platform in platforms.values())
+    program = embedded.Program(bundle.main, bundle.sys_path, bundle.cwd, bundle.python, tuple(names))
     with tempfile.TemporaryDirectory(prefix="pexfile-", dir=cache) as folder:
         work = Path(folder)
         lay_out(program, bundle.program, bundle.machine, bundle.store, str(work / "sources"))
-        requirements = _lay_out_layers(list(bundle.dependencies.values()), bundle.store, work)
-        made = work / output.name
+        (work / "preamble.py").write_text(_PREAMBLE.format(names=names))
+        layers = [(platforms[name], layer) for name, layer in sorted(bundle.dependencies.items())]
+        requirements = merge(layers, bundle.store, work / "layer")
         arguments = ["--pex-repository", str(work / "layer"), "--intransitive", *requirements]
-        arguments += ["--sources-directory", str(work / "sources"), "--entry-point", ENTRY_POINT]
+        arguments += ["--sources-directory", str(work / "sources"), "--preamble-file", str(work / "preamble.py")]
+        arguments += ["--entry-point", ENTRY_POINT, *_LAYOUT, *_targets(platforms, work)]
+        made = work / "made" / output.name
+        made.parent.mkdir()
         # A cache of its own: pex would take a distribution that was patched in place for the one it knows.
-        run_pex([*arguments, *_LAYOUT, *options], made, root=work / "root", work=work / "tmp")
-        _deliver(made, output)
+        run = functools.partial(run_pex, output=made, root=work / "root", work=work / "tmp")
+        if scie:
+            _with_python(run, [*arguments, "--scie", "eager", "--scie-python-version", bundle.python])
+        else:
+            run(arguments)
+        return [_deliver(path, output) for path in sorted(made.parent.iterdir(), key=lambda path: path != made)]
+
+
+def _targets(platforms: Mapping[str, Platform], work: Path) -> list[str]:
+    """What tells pex what its file is for: nothing where that is this interpreter."""
+    found = ["--python", sys.executable] if "" in platforms and len(platforms) > 1 else []
+    for name, platform in sorted(platforms.items()):
+        if name:
+            (work / f"{name}.json").write_text(platform.to_json())
+            found += ["--complete-platform", str(work / f"{name}.json")]
+    return found
+
+
+def _with_python(run: Callable[[list[str]], None], arguments: list[str]) -> None:
+    try:
+        run(arguments)
+    except PexFailed as error:
+        raise PexFailed(
+            f"an executable with a Python in it cannot be made: {error.message}",
+            hint="pex fetches a Python and a launcher for it from GitHub; leave out --scie to have the .pex alone",
+        ) from error
 
 
 def check_output(output: Path) -> None:
@@ -138,38 +186,21 @@ def _info(data: bytes) -> dict[str, Any]:
     return found
 
 
-def _lay_out_layers(layers: Sequence[Dependencies], store: Parts, work: Path) -> list[str]:
-    """Make `work/layer`, one packed pex of all *layers*; returns its requirements."""
-    target = work / "layer"
-    for number, layer in enumerate(layers):
-        folder = work / f"layer-{number}"
-        trees.write(layer.manifest, store, str(folder), work=str(work))
-        if not number:
-            folder.rename(target)
-            continue
-        for wheel in (folder / ".deps").iterdir():
-            if not (target / ".deps" / wheel.name).exists():
-                wheel.rename(target / ".deps" / wheel.name)
-        info, more = _info((target / _INFO).read_bytes()), _info((folder / _INFO).read_bytes())
-        info["distributions"] |= more["distributions"]
-        info["requirements"] = sorted({*info["requirements"], *more["requirements"]})
-        (target / _INFO).write_text(json.dumps(info))
-    return sorted(_info((target / _INFO).read_bytes())["requirements"])
-
-
-def _deliver(made: Path, output: Path) -> None:
-    """Move a file to where it is wanted, at once, though that may be another disk."""
-    fd, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.absolute().parent)
+def _deliver(made: Path, beside: Path) -> Path:
+    """Move a file to where it is wanted, at once, though that may be another disk; returns its path."""
+    output = beside.with_name(made.name)
+    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        with open(made, "rb") as source, open(fd, "wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-        os.chmod(name, made.stat().st_mode & 0o777)
-        os.replace(name, output)
-    except OSError as error:
-        free = shutil.disk_usage(output.absolute().parent).free >> 20
+        shutil.copyfile(made, unfinished)
+        unfinished.chmod(made.stat().st_mode & 0o777)
+        unfinished.replace(output)
+        return output
+    except BaseException as error:
+        unfinished.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        size, free = made.stat().st_size, shutil.disk_usage(output.absolute().parent).free
         raise ConfigError(
-            f"cannot write {output}: {error.strerror} ({made.stat().st_size >> 20} MB are needed, {free} MB are free)",
-            hint="name another file: -o FILE.pex",
+            f"cannot write {output}: {error.strerror}; it has {size_text(size)}, and {size_text(free)} are free there",
+            hint="make room, or name another file: -o FILE.pex",
         ) from error
-    finally:
-        Path(name).unlink(missing_ok=True)

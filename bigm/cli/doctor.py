@@ -13,7 +13,6 @@ import typer
 
 from bigm.cli.systems import chosen
 from bigm.cli.tables import print_table
-from bigm.doctor import examine
 from bigm.errors import SystemFault
 from bigm.systems.base import FAILED, OK, WARNING, Finding
 
@@ -31,6 +30,8 @@ def doctor(
     Nothing is launched or changed. The exit code is 75 when something makes it certain that no machine can be started,
     on one of several hosts or at all; warnings leave it 0.
     """
+    from bigm.doctor import examine  # it imports much, and other commands pass through here
+
     settings, found = chosen(system)
     with _waiting(found.name):
         findings = list(examine(found, settings))

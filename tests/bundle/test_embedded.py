@@ -71,7 +71,9 @@ def packed(project: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Cal
         where = layout.place(str(script))
         assert where is not None
         main = Main("module", script.stem, where) if module else Main("path", where, where)
-        program = Program(main, ((PROGRAM, "project/bin"), (STDLIB, ""), (SITE, "")), "project", "3.11")
+        program = Program(
+            main, ((PROGRAM, "project/bin"), (STDLIB, ""), (SITE, "")), "project", "3.11", ("linux-x86_64",)
+        )
         site.parent.mkdir(parents=True)
         lay_out(program, collect(layout, store).manifest, machine_tree(store), store, str(site))
         # What pex makes beside it: its name is the frame that a traceback would begin with.
@@ -179,7 +181,8 @@ def test_a_damaged_description_is_said_with_what_to_do(packed: Callable[..., Run
 
 
 def test_a_description_is_read_as_it_was_written():
-    program = Program(Main("path", "a/ü.py", "a/ü.py"), ((PROGRAM, "a"), (STDLIB, ""), (SITE, "x")), "a", "3.11")
+    path = ((PROGRAM, "a"), (STDLIB, ""), (SITE, "x"))
+    program = Program(Main("path", "a/ü.py", "a/ü.py"), path, "a", "3.11", ("linux-x86_64", "macosx-arm64"))
     assert program == Program.from_json(program.to_json())
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,23 @@ from environments import make_environment, make_wheel
 from small import small_environment
 
 from bigm.bootstrap.records import Main
+from bigm.bootstrap.report import report
 from bigm.bundle import pexfile
-from bigm.bundle.bundle import PROGRAM, SITE, STDLIB, Bundle
+from bigm.bundle.bundle import PROGRAM, SITE, STDLIB, Bundle, Dependencies
 from bigm.bundle.dependencies import dependency_layer
 from bigm.bundle.embedded import FACTS, is_pexfile, read_program
 from bigm.bundle.layout import find_layout
+from bigm.bundle.pex import LAYOUT, OFFLINE, run_pex
+from bigm.bundle.platforms import named, of_report
+from bigm.bundle.snapshot import keep_file
 from bigm.bundle.sources import collect, machine_tree
 from bigm.errors import ConfigError, ProgramError
+from bigm.manifest import File, Manifest
 from bigm.parts import Parts
 from interpreters import find_python
 
 MINOR = "{}.{}".format(*sys.version_info)
+HERE = {"": of_report(report())}
 
 ASK = """
 import json, os, pathlib, sys
@@ -216,7 +223,7 @@ def bundle(tmp_path: Path) -> Callable[..., Bundle]:
 @pytest.mark.slow
 def test_it_has_the_program_as_data_and_what_tells_how_to_run_it(bundle: Callable[..., Bundle], tmp_path: Path):
     file = tmp_path / "x.pex"
-    pexfile.build(file, bundle("first", "second"), cache=tmp_path / "work")
+    pexfile.build(file, bundle("first", "second"), HERE, cache=tmp_path / "work")
     assert is_pexfile(str(file))
     assert (Main("path", "project/ask.py", "project/ask.py"), MINOR) == read_program(str(file))[0::3]
     with zipfile.ZipFile(file) as archive:
@@ -228,12 +235,58 @@ def test_it_has_the_program_as_data_and_what_tells_how_to_run_it(bundle: Callabl
     assert [] == [path.name for path in (tmp_path / "work").iterdir()]
 
 
+MAC = named("macosx-arm64", MINOR)
+
+
+def foreign(bundle: Bundle, folder: Path) -> Dependencies:
+    """A layer for machines of another platform, where one distribution is of another version than here."""
+    links = folder / "links"
+    links.mkdir()
+    abi = "cp" + MINOR.replace(".", "")
+    make_wheel(links, "second", "2.0", tag=f"{abi}-{abi}-macosx_11_0_arm64")
+    make_wheel(links, "first")
+    (folder / "mac.json").write_text(MAC.to_json())
+    arguments = [*LAYOUT, *OFFLINE, "--find-links", str(links), "--complete-platform", str(folder / "mac.json")]
+    run_pex([*arguments, "first", "second"], folder / "layer", root=folder / "root", work=folder / "work")
+    files = [path for path in (folder / "layer").rglob("*") if path.is_file()]
+    kept = [File(path.relative_to(folder / "layer").as_posix(), *keep_file(bundle.store, str(path))) for path in files]
+    return Dependencies(Manifest(kept), "foreign", MINOR, ("first 1.0", "second 2.0"))
+
+
+@pytest.mark.slow
+def test_each_platform_in_a_file_has_its_own_distributions(bundle: Callable[..., Bundle], tmp_path: Path):
+    file = tmp_path / "x.pex"
+    made = bundle("first", "second")
+    both = replace(made, dependencies={**made.dependencies, MAC.name: foreign(made, tmp_path)})
+    pexfile.build(file, both, {**HERE, MAC.name: MAC}, cache=tmp_path / "work")
+    with zipfile.ZipFile(file) as archive:
+        required = json.loads(archive.read("PEX-INFO"))["requirements"]
+    assert "first==1.0" in required
+    assert 'second==2.0; sys_platform == "darwin" and platform_machine == "arm64"' in required
+    assert sorted([HERE[""].name, MAC.name]) == list(read_program(str(file)).platforms)
+    code = "import first, second; print(first.VERSION, second.VERSION)"
+    done = run(file, "-c", code, env=clean(tmp_path, PEX_INTERPRETER="1"), cwd=tmp_path)
+    assert ("1.0 1.0\n", 0) == (done.stdout, done.returncode), done.stderr
+
+
+@pytest.mark.slow
+def test_a_file_for_other_platforms_alone_says_so_in_one_sentence(bundle: Callable[..., Bundle], tmp_path: Path):
+    file = tmp_path / "x.pex"
+    made = bundle("first")
+    only = replace(made, dependencies={MAC.name: foreign(made, tmp_path)})
+    pexfile.build(file, only, {MAC.name: MAC}, cache=tmp_path / "work")
+    expected = f"bigm: {file} is for macosx-arm64, and this is {HERE[''].name}\n"
+    for line in ([file], [sys.executable, "-m", "bigm", "run", file]):
+        done = run(*line, env={**clean(tmp_path), "BIGM_HOME": str(tmp_path)}, cwd=tmp_path)
+        assert (expected, 2) == (done.stderr.partition("\n")[0] + "\n", done.returncode)
+
+
 @pytest.mark.slow
 def test_equal_inputs_make_equal_files_whatever_is_cached(bundle: Callable[..., Bundle], tmp_path: Path):
     first, second = tmp_path / "first.pex", tmp_path / "elsewhere" / "second.pex"
     second.parent.mkdir()
-    pexfile.build(first, bundle("first", "second"), cache=tmp_path / "work")
-    pexfile.build(second, bundle(cache="another"), cache=tmp_path / "more")
+    pexfile.build(first, bundle("first", "second"), HERE, cache=tmp_path / "work")
+    pexfile.build(second, bundle(cache="another"), HERE, cache=tmp_path / "more")
     assert first.read_bytes() == second.read_bytes()
     assert str(tmp_path).encode() not in first.read_bytes()
 

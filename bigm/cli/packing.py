@@ -1,0 +1,96 @@
+"""What `bigm bundle` does: finds the program, has its bundle made, and shows it or packs it into one file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from bigm.bootstrap.report import report
+from bigm.bundle.build import bundle_program, cache_folder
+from bigm.bundle.bundle import Bundle
+from bigm.bundle.described import Described, describe
+from bigm.bundle.embedded import is_pexfile
+from bigm.bundle.listing import facts, listing, texts, totals
+from bigm.bundle.pexfile import build, check_output
+from bigm.bundle.platforms import of_report
+from bigm.bundle.sources import Rules, size_text
+from bigm.cli.run import check, make_plan, same_environment
+from bigm.cli.tables import print_table
+from bigm.config import FLAGS_VARIABLE, Settings, load
+from bigm.errors import ProgramError
+from bigm.terminal import Terminal
+
+
+class Wanted(NamedTuple):
+    """What the line says of the program.
+
+    Args:
+        program: PROGRAM.
+        module: it is a module's name.
+        python: the interpreter that was asked for, or None.
+        flags: settings, by dotted key.
+    """
+
+    program: str
+    module: bool
+    python: str | None
+    flags: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        """What a file that is made of it is called."""
+        return f"{self.program.rpartition('.')[2] if self.module else Path(self.program).stem}.pex"
+
+
+def show(wanted: Wanted, as_json: bool) -> None:
+    """Print what would travel: totals, then everything."""
+    described, settings = _look(wanted)
+    bundle = _bundle(described, settings, Terminal.of(settings))
+    if as_json:
+        print(json.dumps(facts(bundle), indent=1))
+        return
+    print_table(("LAYER", "WHAT", "SIZE"), texts([*totals(bundle), *listing(bundle)]))
+
+
+def pack(wanted: Wanted, output: Path | None, *, scie: bool, as_json: bool) -> None:
+    """Make the file, and tell what was made."""
+    described, settings = _look(wanted)
+    terminal = Terminal.of(settings)
+    file = output or Path(wanted.name)
+    check_output(file)
+    bundle = _bundle(described, settings, terminal)
+    terminal.phase(f"packing {file}")
+    made = build(file, bundle, {"": of_report(report())}, cache=cache_folder(settings.home), scie=scie)
+    if as_json:
+        files = [{"path": str(path.absolute()), "size": path.stat().st_size} for path in made]
+        print(json.dumps({**facts(bundle), "files": files}, indent=1))
+    for path in made:
+        terminal.phase(f"{path}: {size_text(path.stat().st_size)}")
+
+
+def _look(wanted: Wanted) -> tuple[Described, Settings]:
+    """Find the program as `bigm run` does, and look at it."""
+    environ = dict(os.environ)
+    settings = load(environ={**environ, FLAGS_VARIABLE: json.dumps(wanted.flags)})
+    plan = make_plan(wanted.program, [], module=wanted.module, python=wanted.python, environ=environ)
+    if is_pexfile(plan.file):
+        raise ProgramError(f"{plan.file} is a self-contained pex already", hint="name the program it was made of")
+    check(plan)
+    if not same_environment(plan.python):
+        _hand_over(plan.python, environ)
+    return describe(plan.file, module=wanted.program if wanted.module else ""), settings
+
+
+def _bundle(described: Described, settings: Settings, terminal: Terminal) -> Bundle:
+    rules = Rules(settings.bundle.include, settings.bundle.exclude, settings.bundle.limit)
+    return bundle_program(described, settings.home, rules, tell=terminal.warn, progress=terminal.phase)
+
+
+def _hand_over(python: str, environ: Mapping[str, str]) -> NoReturn:
+    """Let the bigm of the program's own environment do it: it sees that environment as the program does."""
+    sys.stderr.flush()
+    os.execve(python, [python, "-m", "bigm", *sys.argv[1:], "--python", python], environ)

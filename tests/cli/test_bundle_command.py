@@ -1,0 +1,55 @@
+"""`bigm bundle` says what is wrong before it does anything that takes time.
+
+What it makes is tested in tests/bundle/test_pexfile.py.
+"""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commanding import Said
+
+from bigm.bootstrap.records import Main
+from bigm.bundle.embedded import FACTS, Program
+
+Command = Callable[..., Said]
+
+
+def test_a_program_that_is_not_there_is_named_with_one_that_is(command: Command, talk: Path) -> None:
+    said = command("bundle", "tolk.py")
+    assert (2, "") == (said.status, said.out)
+    assert "bigm: there is no program 'tolk.py'\nbigm: did you mean 'talk.py'?\n" == said.err
+
+
+def test_what_is_no_python_is_not_packed(command: Command, work: Path) -> None:
+    (work / "x.py").write_text("def broken(:\n")
+    said = command("bundle", "x.py")
+    assert 2 == said.status
+    assert "bigm: x.py:1: invalid syntax" in said.err
+    assert [] == list(work.glob("*.pex"))
+
+
+def test_a_self_contained_pex_is_not_packed_again(command: Command, work: Path) -> None:
+    with zipfile.ZipFile(work / "x.pex", "w") as archive:
+        minor = "{}.{}".format(*sys.version_info)
+        archive.writestr(FACTS, Program(Main("path", "x.py", "x.py"), (), "", minor, ()).to_json())
+    said = command("bundle", "x.pex", "-o", "y.pex")
+    assert (2, "bigm: x.pex is a self-contained pex already\n") == (said.status, said.err.splitlines(True)[0])
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("none/x.pex", "bigm: cannot write none/x.pex: there is no folder {work}/none"),
+        (".", "bigm: cannot write .: it is a folder"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_said_at_once(
+    command: Command, talk: Path, output: str, message: str
+) -> None:
+    said = command("bundle", "talk.py", "-o", output)
+    assert (2, message.format(work=talk.parent)) == (said.status, said.err.splitlines()[0])
