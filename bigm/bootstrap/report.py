@@ -73,9 +73,9 @@ def examine(python: str) -> "dict[str, object]":
             capture_output=True,
             timeout=_EXAMINED_WITHIN,
         )
+        said = answer.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         if answer.returncode:
-            last = answer.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            return {"path": python, "error": last or f"it exits with {answer.returncode}"}
+            return {"path": python, "error": said or f"it exits with {answer.returncode}"}
         found = json.loads(answer.stdout.decode("ascii"))
         if isinstance(found, dict) and "markers" in found:
             return dict(found, path=python)
@@ -84,8 +84,8 @@ def examine(python: str) -> "dict[str, object]":
         return {"path": python, "error": f"it does not report within {_EXAMINED_WITHIN:g} s"}
     except OSError as error:
         return {"path": python, "error": error.strerror or str(error)}
-    except ValueError:
-        return {"path": python, "error": "it reports something else"}
+    except ValueError:  # it may have failed all the same: an agent collects its children, and their exit codes
+        return {"path": python, "error": said or "it reports something else"}
 
 
 def markers() -> "dict[str, str]":

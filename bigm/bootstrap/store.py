@@ -28,6 +28,7 @@ import os
 import platform
 import secrets
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -65,6 +66,7 @@ class Store:
             os.makedirs(os.path.join(path, name), mode=0o700, exist_ok=True)
         self._lock = threading.Lock()
         self._used: dict[str, Lock] = {}
+        self._helpers: set[int] = set()
         me = os.path.join(path, "users", secrets.token_hex(8))
         with held(os.path.join(path, "lock")):
             self._sweep()
@@ -173,6 +175,15 @@ class Store:
         lock.close()
         return {}
 
+    @contextlib.contextmanager
+    def helped_by(self, group: int) -> Iterator[None]:
+        """A group of processes that is killed if this ends meanwhile."""
+        self._helpers.add(group)
+        try:
+            yield
+        finally:
+            self._helpers.discard(group)
+
     def free(self) -> int:
         """Bytes that may still be written here."""
         return folders.free(self.path)
@@ -211,6 +222,9 @@ class Store:
             return  # forked: it is our parent's
         self._pid = 0
         atexit.unregister(self.close)
+        for group in list(self._helpers):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
         with self._lock:
             used, self._used = self._used, {}
         for name, lock in used.items():

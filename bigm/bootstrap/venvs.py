@@ -22,7 +22,6 @@ from typing import Any
 
 from bigm.bootstrap import pythons, trees
 from bigm.bootstrap.folders import StoreError
-from bigm.bootstrap.pythons import PythonError
 from bigm.bootstrap.store import Store
 from bigm.errors import BigmError
 from bigm.manifest import Manifest
@@ -32,6 +31,8 @@ _SLOWEST = 1 << 20  # bytes of the layer for which it gets one more: it says not
 _LINES = 12  # of its output, in an error
 _GROWS = 4  # times that a layer becomes larger when it is unpacked, as a guess of what to make room for
 _FULL = "No space left on device"
+_DONE = "done"
+_OPTIONS = ("--collisions-ok", "--non-hermetic-scripts")  # as it is where these distributions come from
 
 
 class VenvError(BigmError):
@@ -71,12 +72,9 @@ def make(tree: Manifest, store: Store, python: str, folder: str, *, mark: str, m
         VenvError: pex does not make it, or not for that interpreter.
     """
     asked = pythons.paths(python)
-    said = store.with_room(_GROWS * tree.size, lambda: _unpack(tree, store, python, folder, mark, making))
+    store.with_room(_GROWS * tree.size, lambda: _unpack(tree, store, python, folder, mark, making))
     own = os.path.join(folder, "bin", "python")
-    try:
-        made = pythons.paths(own)
-    except PythonError:
-        raise VenvError(f"pex cannot make an environment for {python}: {said}") from None
+    made = pythons.paths(own)
     if (made["version"], made["base"]) != (asked["version"], asked["base"]):
         raise VenvError(
             f"pex made an environment of Python {made['version']} in {made['base']}, and was to make it for {python}, "
@@ -85,24 +83,28 @@ def make(tree: Manifest, store: Store, python: str, folder: str, *, mark: str, m
     return {**made, "python": own, "size": _size(folder)}
 
 
-def _unpack(tree: Manifest, store: Store, python: str, folder: str, mark: str, making: int) -> str:
+def _unpack(tree: Manifest, store: Store, python: str, folder: str, mark: str, making: int) -> None:
     work = tempfile.mkdtemp(prefix="venv-", dir=store.work)
     try:
         pex = os.path.join(work, "pex")
         trees.write(tree, store.parts, pex, work=work, link=True)
-        steps = _steps(python, work, mark)
-        said = _run_pex(
-            [python, os.path.join(pex, "__main__.py")], folder, steps, making, _PATIENCE + tree.size / _SLOWEST
-        )
+        command = [python, os.path.join(pex, "__main__.py"), "venv", *_OPTIONS, folder]
+        process = _start(command, _steps(python, work, mark), work, making)
+        with store.helped_by(process.pid):
+            said = _hear(process, _PATIENCE + tree.size / _SLOWEST)
+        if os.path.exists(os.path.join(work, _DONE)):
+            return
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    if _FULL in said:
+    shutil.rmtree(folder, ignore_errors=True)  # half an environment is none
+    if any(_FULL in line for line in said):
         raise StoreError(
             f"an environment of {tree.size >> 20} MiB, packed, cannot be unpacked in {store.path}, where "
             f"{store.free() >> 20} MiB are free: {_FULL.lower()}",
             hint="make room there, or name another folder",
         )
-    return said
+    text = "\n".join(said[-_LINES:]) or "it said nothing"
+    raise VenvError(f"pex cannot make an environment for {python}: {text}")
 
 
 def _steps(python: str, work: str, mark: str) -> Mapping[str, str]:
@@ -119,29 +121,28 @@ def _steps(python: str, work: str, mark: str) -> Mapping[str, str]:
     }
 
 
-def _run_pex(command: list[str], folder: str, environment: Mapping[str, str], making: int, timeout: float) -> str:
-    """Have it unpack itself; what it said at the end. It may fail with exit code 0."""
-    options = ["--collisions-ok", "--non-hermetic-scripts"]  # as it is where these distributions come from
-    process = subprocess.Popen(
-        [*command, "venv", *options, folder],
+def _start(command: list[str], environment: Mapping[str, str], work: str, making: int) -> subprocess.Popen[bytes]:
+    """Run a command, which leaves a file when it has succeeded: an agent collects its children before we can."""
+    return subprocess.Popen(
+        ["/bin/sh", "-c", '"$@" && : > "$0"', os.path.join(work, _DONE), *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment,
-        cwd=os.path.dirname(command[-1]),
+        cwd=work,
         start_new_session=True,
         pass_fds=(making,),
     )
+
+
+def _hear(process: subprocess.Popen[bytes], timeout: float) -> list[str]:
+    """Wait for its end; the lines that it said."""
     try:
-        output = process.communicate(timeout=timeout)[0].decode(errors="replace")
+        return process.communicate(timeout=timeout)[0].decode(errors="replace").strip().splitlines()
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return f"it was not done within {timeout:.0f} s"
-    lines = output.strip().splitlines() or [f"exit code {process.returncode}"]
-    if process.returncode and os.path.isdir(folder):
-        shutil.rmtree(folder, ignore_errors=True)  # half an environment is none
-    return _FULL if any(_FULL in line for line in lines) else "\n".join(lines[-_LINES:])
+        said = process.communicate()[0].decode(errors="replace").strip().splitlines()
+        return [*said, f"it was not done within {timeout:.0f} s"]
 
 
 def _size(folder: str) -> int:

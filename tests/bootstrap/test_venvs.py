@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from layers import greeting
-from machines import Place
+from machines import Place, all_gone
 from test_installer import extended, send
 
 from bigm.bootstrap.venvs import VenvError
@@ -146,12 +146,48 @@ ORPHAN = """
 import os, sys, time
 here = os.path.dirname(os.path.abspath(__file__))
 folder = sys.argv[-1]
-open({said!r}, "w").write(folder)
+open({said!r} + "~", "w").write(str(os.getpid()) + " " + folder)
+os.rename({said!r} + "~", {said!r})
 while not os.path.exists({go!r}):
     time.sleep(0.01)
 os.makedirs(folder + "/half")
 os.unlink({said!r})
 """
+
+
+HALF = """
+import os, sys
+folder = sys.argv[-1]
+os.makedirs(folder + "/bin")
+os.symlink(sys.executable, folder + "/bin/python")
+print("out of wheels", flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_half_an_environment_is_none(place, store, layer):
+    """Whoever collects the exit code: an agent with workers collects all its children."""
+    machine = extended(place.machine())
+    machine.start_workers()
+    machine.client.call("Installer.open", (store,))
+    digest = send(machine, {**layer, "__main__.py": HALF.encode()})
+    for _ in range(2):
+        with pytest.raises(VenvError, match=f"pex cannot make an environment for {sys.executable}: out of wheels"):
+            machine.client.call("Installer.environment", (digest, "key", sys.executable), timeout=60)
+    assert {} == machine.client.call("Installer.find_environment", ("key", sys.executable))
+    assert [] == [name for name in os.listdir(f"{store}/kept") if "." not in name]
+
+
+def test_a_machine_that_ends_takes_along_what_makes_its_environment(place, store, layer, tmp_path):
+    said, go = tmp_path / "said", tmp_path / "go"
+    machine = extended(place.machine())
+    machine.client.call("Installer.open", (store,))
+    endless = send(machine, {**layer, "__main__.py": ORPHAN.format(said=str(said), go=str(go)).encode()})
+    machine.client.submit("Installer.environment", (endless, "key", sys.executable))
+    pid = int(eventually(lambda: said.exists() and said.read_text()).split()[0])
+    machine.client.call("Agent.release")
+    machine.ended()
+    all_gone(pid)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells who waits for a lock")
@@ -161,7 +197,7 @@ def test_what_a_killed_machine_was_making_has_ended_before_the_next_one_makes_it
     first.client.call("Installer.open", (store,))
     orphan = send(first, {**layer, "__main__.py": ORPHAN.format(said=str(said), go=str(go)).encode()})
     first.client.submit("Installer.environment", (orphan, "key", sys.executable))
-    folder = eventually(lambda: said.exists() and said.read_text())
+    folder = eventually(lambda: said.exists() and said.read_text()).split()[1]
     first.process.kill()
     first.ended()
     second = extended(place.machine("m1"))
