@@ -30,7 +30,7 @@ from bigm.bundle.environment import (
     state_of,
 )
 from bigm.bundle.facade import make_facade
-from bigm.bundle.layers import Layers, Made, Seen
+from bigm.bundle.layers import PATCHED, Layers, Made, Seen
 from bigm.bundle.whereabouts import Whereabouts, whereabouts_of
 from bigm.parts import Parts
 
@@ -123,8 +123,11 @@ def _made(environment: Environment, patched: Sequence[Patched], work: Path, root
     requirements.write_text("\n".join(pins))
     arguments = [*pex.LAYOUT, *pex.OFFLINE, "--venv-repository", str(facade), *options, "-r", str(requirements)]
     # pex's cache knows a distribution by its RECORD. Where that is not true, the cache has to be another.
-    pex.run_pex(arguments, work / "layer", root=work / "pex" if patched else root, work=work / "run")
-    notes = [*map(str, unmet), *_patched_notes(patched)]
+    found = [each for each in patched if each.distribution in described]
+    if found:
+        root = root / PATCHED / _digest(found)[:12]
+    pex.run_pex(arguments, work / "layer", root=root, work=work / "run")
+    notes = [*map(str, unmet), *_patched_notes(found)]
     return Made(work / "layer", environment.of.version, tuple(map(str, travelling)), tuple(notes))
 
 

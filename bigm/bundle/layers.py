@@ -7,6 +7,7 @@
         all               held by those who add parts, exclusively by who removes some
         seen/<digest>     an environment as it was when its files were last read
     <home>/cache/pex/     pex's own cache, and pex.lock, held by who uses it
+        patched/          its caches for distributions that were patched in place
 
 The kernel lets go of a lock for who died: nothing here needs to be cleared up by hand.
 """
@@ -32,6 +33,7 @@ from bigm.parts import PartError, Parts
 KEEP = 8 << 30  # bytes of layers that are kept for later runs; one with torch and CUDA has 2.5 GB
 KEEP_OF_PEX = 8 << 30  # bytes of pex's cache; above that it begins anew
 
+PATCHED = "patched"
 KEEP_SEEN = 100  # environments
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -141,8 +143,8 @@ class Layers:
             if alone:
                 self._prune_layers(keep)
         with _tried(self._pex.with_suffix(".lock")) as alone:
-            if alone and _size(self._pex) > keep_of_pex:
-                shutil.rmtree(self._pex, ignore_errors=True)
+            if alone:
+                self._prune_pex(keep_of_pex)
         for path in sorted((self._folder / "seen").iterdir(), key=_age)[KEEP_SEEN:]:
             path.unlink(missing_ok=True)
 
@@ -206,6 +208,13 @@ class Layers:
             with _tried(work.with_suffix(".making")) as alone:
                 if alone:
                     shutil.rmtree(work, ignore_errors=True)
+
+    def _prune_pex(self, keep: int) -> None:
+        patched = sorted((self._pex / PATCHED).iterdir(), key=_age) if (self._pex / PATCHED).exists() else []
+        for folder in patched[1:]:  # who edits an installed file does so again and again
+            shutil.rmtree(folder, ignore_errors=True)
+        if _size(self._pex) > keep:
+            shutil.rmtree(self._pex, ignore_errors=True)
 
     def _parts(self, lock: Lock) -> dict[str, int]:
         digest = str(lock.read().get("manifest", ""))

@@ -74,6 +74,11 @@ def test_a_file_changed_in_place_travels_as_it_is_and_is_named(tmp_path: Path, p
     assert before.key != layer.key
     assert "patched" == ask(lay_out(layer, warm, tmp_path / "one"), "import alpha; print(alpha.VERSION)")
 
+    changed.write_text("VERSION = 'again'\n")
+    assert "again" == ask(
+        lay_out(make_layer(python, warm), warm, tmp_path / "two"), "import alpha; print(alpha.VERSION)"
+    )
+
     changed.write_text("VERSION = '1.5'\n")
     assert before == make_layer(python, warm), "what is as it was again has the layer that it had"
 

@@ -183,6 +183,14 @@ def test_a_cache_of_pex_that_is_too_big_begins_anew_unless_it_is_used(tmp_path: 
     assert not big.exists()
 
 
+def test_of_pexs_caches_for_patched_distributions_the_last_one_is_kept(tmp_path: Path, layers: Layers):
+    for n, name in enumerate("cab"):
+        (tmp_path / "pex" / "patched" / name).mkdir(parents=True)
+        os.utime(tmp_path / "pex" / "patched" / name, (n, n))
+    layers.prune()
+    assert ["b"] == [path.name for path in (tmp_path / "pex" / "patched").iterdir()]
+
+
 def test_the_environments_that_were_seen_are_remembered_up_to_a_count(tmp_path: Path, layers: Layers):
     odd = Seen("state", A, ("a note",), ("/a/plain", "/with\udcff/byte"))
     layers.see("e" * 64, odd)
