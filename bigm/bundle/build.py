@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
@@ -20,6 +21,7 @@ from bigm.bundle.described import Described
 from bigm.bundle.layout import Layout, find_layout, project_of
 from bigm.bundle.origins import Cache, Origins
 from bigm.bundle.pexfile import bundle_inside
+from bigm.bundle.programs import Programs
 from bigm.bundle.requirements import check_python, read_block
 from bigm.bundle.sources import Rules, collect, machine_tree
 from bigm.errors import ProgramError
@@ -62,7 +64,14 @@ def make_bundle(
         BigmError: the store cannot be written.
     """
     if embedded.current() is not None:
-        return bundle_inside(driver_parts(home))
+        store = driver_parts(home)
+        kept = Programs(cache_folder(home), store)
+        with kept.adding():
+            inside = bundle_inside(store)
+            layers = [layer.manifest for layer in inside.dependencies.values()]
+            hold = kept.use(inside.program, inside.machine, *layers)
+        kept.prune()
+        return replace(inside, hold=hold)
     program = Described(main_module(), search_path(), _working_folder())
     return bundle_program(program, home, rules, requirements=requirements, modules=None, tell=tell, progress=progress)
 
@@ -87,7 +96,11 @@ def bundle_program(
     layout = find_layout(program.main.file, program.sys_path, program.cwd, modules=modules)
     main = place_main(program.main, layout)
     store = driver_parts(home)
-    collected = collect(layout, store, rules)
+    kept = Programs(cache_folder(home), store)
+    with kept.adding():
+        collected, machine = collect(layout, store, rules), machine_tree(store)
+        hold = kept.use(collected.manifest, machine)
+    kept.prune()
     origins = origins_of(program, requirements)
     if missing := origins.missing():
         tell(f"{program.main.file} asks for what is not installed here; machines get it: {', '.join(missing)}")
@@ -96,7 +109,7 @@ def bundle_program(
         tell(note)
     return Bundle(
         program=collected.manifest,
-        machine=machine_tree(store),
+        machine=machine,
         dependencies={"": layer},
         sys_path=layout.search_path,
         main=main,
@@ -105,6 +118,7 @@ def bundle_program(
         store=store,
         left_out=collected.left_out,
         origins=origins,
+        hold=hold,
     )
 
 

@@ -56,6 +56,7 @@ class Bundle:
         left_out: paths on this computer of what the rules left out of the program's folders.
         origins: what says what the program depends on, for machines whose platform none of the layers is for; None:
             the bundle has all that there is.
+        hold: keeps the program's parts in the driver's store, for as long as it is referred to.
     """
 
     program: Manifest
@@ -68,6 +69,7 @@ class Bundle:
     store: Parts
     left_out: tuple[str, ...] = field(default=(), repr=False, compare=False)
     origins: Origins | None = field(default=None, repr=False, compare=False)
+    hold: object = field(default=None, repr=False, compare=False)
 
     @functools.cached_property
     def digest(self) -> str:

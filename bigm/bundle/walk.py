@@ -213,11 +213,21 @@ def _lines(path: str) -> list[str]:
 def _is_wanted(entry: os.DirEntry[str], kind: str) -> bool:
     """Whether an entry travels of which nobody said anything."""
     if kind != "folder":
-        return entry.name not in _FILES and not entry.name.endswith(_SUFFIXES) and kind == "file"
+        left_out = entry.name in _FILES or entry.name.endswith(_SUFFIXES) or _is_made_of_programs(entry)
+        return kind == "file" and not left_out
     if entry.name in _FOLDERS:
         return False
     here = {inner.name for inner in _entries(entry.path)}
     return _MARKS.isdisjoint(here) and not _is_leftover(entry.name, here)
+
+
+def _is_made_of_programs(entry: os.DirEntry[str]) -> bool:
+    """Whether `bigm bundle` wrote this file: it would have itself inside the next time."""
+    if not entry.name.endswith(".pex"):
+        return False
+    from bigm.bundle.embedded import is_pexfile
+
+    return is_pexfile(entry.path)
 
 
 def _is_leftover(name: str, here: set[str]) -> bool:

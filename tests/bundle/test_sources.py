@@ -6,6 +6,7 @@ import os
 import socket
 import tempfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bigm.bundle import snapshot
+from bigm.bundle.embedded import FACTS
 from bigm.bundle.layout import find_layout
 from bigm.bundle.snapshot import Changed, keep_bytes, keep_file
 from bigm.bundle.sources import Collected, Rules, collect, largest, machine_tree
@@ -145,6 +147,14 @@ def test_what_a_machine_may_need_travels(app: Path, store: Parts, path: str):
     else:
         write(app, "build/setup.json")
         assert [path, "build/setup.json"] == taken(app, store)
+
+
+def test_a_pex_that_bigm_made_is_left_out_and_another_travels(app: Path, store: Parts):
+    for name, inside in (("app.pex", FACTS), ("other.pex", "x.py")):
+        with zipfile.ZipFile(app / name, "w") as archive:
+            archive.writestr(inside, "{}")
+    write(app, "text.pex")
+    assert ["other.pex", "text.pex"] == taken(app, store)
 
 
 def test_a_gitignore_leaves_nothing_out(app: Path, store: Parts):
