@@ -198,3 +198,30 @@ def test_settings_of_pex_python_and_pip_have_no_part_in_it(
     for name, value in rubbish.items():
         monkeypatch.setenv(name, value)
     assert plain == make_layer(python, tmp_path / "cache")
+
+
+@pytest.mark.slow
+def test_distributions_of_every_shape_travel(tmp_path: Path, wheels: Path, warm: Path):
+    """Odd versions, namespaces that several share, scripts, data, a `.pth` file, and a folder with a space."""
+    data = {
+        "Odd.Name_x.py": "",
+        "Odd_Name.x-1!2.0rc1+cu118.data/scripts/plain": "#!python\nprint('plain')\n",
+        "Odd_Name.x-1!2.0rc1+cu118.data/data/share/odd/data.txt": "of the environment",
+        "odd.pth": "import sys; sys.odd = True\n",
+    }
+    odd = make_wheel(wheels, "Odd_Name.x", "1!2.0rc1+cu118", files=data, requires=["shared-two>=1.0a1"])
+    one = make_wheel(wheels, "shared.one", files={"shared/one/__init__.py": "", "shared/one/data.bin": "x"})
+    two = make_wheel(wheels, "shared-two", "1.0a2", files={"shared/two.py": "", "shared/deep/er/three.py": ""})
+    python = make_environment(tmp_path / "an env", odd, one, two)
+    layer = make_layer(python, warm)
+    assert (["odd-name-x 1!2.0rc1+cu118", "shared-one 1.0", "shared-two 1.0a2"], ()) == (names(layer), layer.notes)
+
+    there = lay_out(layer, warm, tmp_path / "machine")
+    code = (
+        "import sys, shared.one, shared.two, shared.deep.er.three, importlib.metadata as m, pathlib\n"
+        "share = pathlib.Path(sys.prefix, 'share/odd/data.txt')\n"
+        "data = pathlib.Path(shared.one.__file__).with_name('data.bin')\n"
+        "print(sys.odd, m.version('odd-name.x'), share.read_text(), data.read_text())"
+    )
+    assert "True 1!2.0rc1+cu118 of the environment x" == ask(there, code)
+    assert "plain" == printed(there.parent / "plain")
