@@ -674,6 +674,8 @@ class Cluster(Groups):
             raise launched.failures[0] if launched.failures else BootError(f"{self._system.name} launched nothing")
         if number < count:
             self._session.terminal.warn(f"only {number} of {_machines(count)} could be launched: {text}")
+        elif text:
+            self._session.terminal.warn(text)  # of places that others have stood in for
         return self._appoint(launch, launched.instances, plan, bootstrap)
 
     def _boot(self, launch: str, bootstrap: Credentials) -> Launch:

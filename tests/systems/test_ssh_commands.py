@@ -54,6 +54,7 @@ def test_doctor_tells_of_each_host_what_it_has_and_of_one_that_is_not_there_why(
     assert not (rig["alpha"].home / ".cache").exists(), "to look changes nothing"
 
 
+@pytest.mark.slow
 def test_gc_finds_and_ends_agents_and_what_killed_ones_have_left(rig: sshd.Rig) -> None:
     system = Ssh(hosts="alpha*2", config=rig.config)
     try:

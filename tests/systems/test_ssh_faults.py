@@ -117,6 +117,7 @@ class Slow:
         self.go_on = True
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_cut_is_made_again_and_calls_tell_whether_they_may_have_run(rig: sshd.Rig) -> None:
     with bigm.start(Ssh(hosts="alpha,beta", config=rig.config, in_place=True)) as cluster:
         machines = cluster.start(2, services={"S": Slow()})

@@ -72,6 +72,7 @@ def test_machines_on_different_hosts_call_one_another_by_way_of_the_driver(rig: 
     assert rig["beta"].is_empty()
 
 
+@pytest.mark.slow
 def test_machines_that_can_dial_one_another_do_so_directly(rig: sshd.Rig) -> None:
     with start(rig, "alpha,beta", 2, "direct") as cluster:
         first, second = cluster.machines
@@ -80,6 +81,7 @@ def test_machines_that_can_dial_one_another_do_so_directly(rig: sshd.Rig) -> Non
         assert {"127.99.0.1", "127.99.0.2"} == {machine.addr.partition(":")[0] for machine in (first, second)}
 
 
+@pytest.mark.slow
 def test_machines_that_are_to_be_apart_refuse_to_call_one_another(rig: sshd.Rig) -> None:
     with start(rig, "alpha,beta", 2, "off") as cluster:
         first, second = cluster.machines
@@ -87,6 +89,7 @@ def test_machines_that_are_to_be_apart_refuse_to_call_one_another(rig: sshd.Rig)
             first.call("S.ask", second.addr, "hello")
 
 
+@pytest.mark.slow
 def test_a_host_that_forwards_nothing_back_has_machines_that_say_so_to_one_another(rig: sshd.Rig) -> None:
     with start(rig, "apart,beta", 2, "driver") as cluster:
         apart, second = cluster.machines

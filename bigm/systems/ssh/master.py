@@ -20,11 +20,11 @@ import shlex
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Sequence
 
 from bigm.errors import BootError, ConfigError, CredentialsError, SystemFault, TransientError
+from bigm.systems.ssh.errands import Shared
 
 PERSIST = 20  # seconds that a master stays when nothing goes through it
 ALIVE_INTERVAL = 10  # seconds of silence after which a host is asked whether it is there, three times
@@ -52,7 +52,7 @@ class Master:
         self._own = os.path.join(folder, name)
         self._control = self._own
         self._options = ["-F", config] if config else []
-        self._lock = threading.Lock()
+        self._opening: Shared[bool] = Shared(0.0)  # many lose a connection together, and wait for the same
         self.generation = 0  # counts connections: what was forwarded through one ends with it
 
     def __repr__(self) -> str:
@@ -80,14 +80,7 @@ class Master:
         Raises:
             SystemFault: it cannot be made; what ssh said, and what to try.
         """
-        with self._lock:
-            if self.is_open():
-                return False
-            self._control = self._users_own()
-            if self._control == self._own:
-                self._dial(timeout)
-            self.generation += 1
-            return True
+        return not self.is_open() and self._opening.get(lambda: self._open(timeout))
 
     def run(self, command: str, program: str, timeout: float) -> subprocess.CompletedProcess[str]:
         """Run a shell's command there, with *program* on its standard input.
@@ -160,6 +153,15 @@ class Master:
         if asked.returncode:
             raise ConfigError(f"{self.host}: ssh refuses its configuration: {_last(asked.stderr)}")
         return dict(line.partition(" ")[::2] for line in asked.stdout.splitlines())
+
+    def _open(self, timeout: float) -> bool:
+        if self.is_open():
+            return False
+        self._control = self._users_own()
+        if self._control == self._own:
+            self._dial(timeout)
+        self.generation += 1
+        return True
 
     def _users_own(self) -> str:
         """The control socket of a master that the user has running, else our own."""
