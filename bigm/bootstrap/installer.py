@@ -88,7 +88,7 @@ class Installer:
                 self._opened = Store(path, bound)
             opened = self._opened
         if opened.untrimmed() > _TRIM_EVERY:
-            _trim_soon(opened)
+            _trim_soon(opened, self._say)
         return {"store": opened.id, "path": path, "free": opened.free(), "notes": notes}
 
     def have(self, digests: Iterable[str]) -> dict[str, int]:
@@ -223,7 +223,7 @@ class Installer:
             return venvs.make(self._tree(manifest), store, python, path, mark=self._mark, making=making)
 
         made = store.keep(venvs.name_of(key, python), make)[1]
-        _trim_soon(store)
+        _trim_soon(store, self._say)
         return made
 
     def pythons(self, minor: str = "") -> list[dict[str, Any]]:
@@ -268,7 +268,7 @@ class Installer:
             return store.with_room(_UNPACKED * os.path.getsize(archive), lambda: interpreter.unpack(archive, path))
 
         folder, known = store.keep(f"python-{digest}", make)
-        _trim_soon(store)
+        _trim_soon(store, self._say)
         return report.examine(os.path.join(folder, known["python"]))
 
     def stdlib(self, python: str) -> dict[str, Any]:
@@ -285,6 +285,12 @@ class Installer:
         return self._opened
 
 
-def _trim_soon(store: Store) -> None:
+def _trim_soon(store: Store, say: Callable[[str], None]) -> None:
+    def trim() -> None:
+        try:
+            store.trim()
+        except OSError as error:
+            say(f"{store.path} cannot be trimmed: {error.strerror}")
+
     if store.bound:
-        threading.Thread(target=store.trim, name="bigm-store-trim", daemon=True).start()
+        threading.Thread(target=trim, name="bigm-store-trim", daemon=True).start()

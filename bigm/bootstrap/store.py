@@ -34,12 +34,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Optional, TypeVar
 
-from bigm.bootstrap import folders
+from bigm.bootstrap import folders, trimming
 from bigm.bootstrap.folders import StoreError
 from bigm.bootstrap.locks import Lock, held
 from bigm.parts import WRITTEN_THROUGH, PartError, Parts
 
-_FRESH = 3600.0  # seconds for which a part is kept that somebody sent or asked for
 _WRITTEN = 300.0  # seconds after which all kernels have written to the disk what they were given, ten times over
 
 T = TypeVar("T")
@@ -153,7 +152,7 @@ class Store:
                 with held(f"{path}.making") as making:
                     if not self._stands(lock.read(), path):
                         lock.write({})
-                        _remove(path)
+                        trimming.remove(path)
                         lock.write({**make(path, making), "boot": self._boot, "made": self._clock()})
         except BaseException:
             lock.close()
@@ -201,20 +200,11 @@ class Store:
 
         Without *room* nothing is done while another process does the same.
         """
-        lock = Lock(os.path.join(self.path, "trim.lock"))
-        try:
-            if lock.take(exclusive=True, wait=bool(room)):
-                lock.touch()
-                self._trim(room)
-        finally:
-            lock.close()
+        trimming.trim(self.path, bound=self.bound, room=room, now=self._clock())
 
     def untrimmed(self) -> float:
         """Seconds since it was trimmed."""
-        try:
-            return self._clock() - os.stat(os.path.join(self.path, "trim.lock")).st_mtime
-        except FileNotFoundError:
-            return self._clock()
+        return self._clock() - trimming.last(self.path)
 
     def close(self) -> None:
         """Let go of all that was in use, and remove what was not finished."""
@@ -281,70 +271,11 @@ class Store:
             with open(path, encoding="ascii") as file:
                 before = file.read()
         if before != now:
-            for facts, part in self._parts_here():
+            for facts, part in trimming.parts(self.path):
                 if facts.st_size < WRITTEN_THROUGH and _digest(part) != os.path.basename(part):
                     os.unlink(part)
         with open(path, "w", encoding="ascii") as file:
             file.write(now)
-
-    def _trim(self, room: int) -> None:
-        found = [(facts.st_mtime, facts.st_size, path, True) for facts, path in self._parts_here()]
-        for path in self._kept_here():
-            lock = Lock(f"{path}.lock")
-            facts, record = os.stat(f"{path}.lock"), lock.read()
-            lock.close()
-            if record or not self._drop(path):  # what was not finished goes at once, unless it is being made now
-                found.append((facts.st_mtime, int(record.get("size", 0)), path, False))
-        total = sum(size for _, size, _, _ in found)
-        for _, size, path, is_part in sorted(found):
-            if not (self.bound and total > self.bound) and self.free() >= room:
-                return
-            if self._drop_part(path) if is_part else self._drop(path):
-                total -= size
-
-    def _parts_here(self) -> Iterator[tuple[os.stat_result, str]]:
-        for entry in os.scandir(os.path.join(self.path, "parts")):
-            try:
-                yield entry.stat(), entry.path
-            except FileNotFoundError:
-                pass  # another process trims too
-
-    def _kept_here(self) -> list[str]:
-        kept = os.path.join(self.path, "kept")
-        return sorted({os.path.join(kept, each.partition(".")[0]) for each in os.listdir(kept)})
-
-    def _drop_part(self, path: str) -> bool:
-        """Remove a part, unless somebody sent it or asked for it just now."""
-        try:
-            if self._clock() - os.stat(path).st_mtime < _FRESH:
-                return False
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
-        return True
-
-    def _drop(self, path: str) -> bool:
-        """Remove what is kept there, unless somebody uses it."""
-        lock, making = Lock(f"{path}.lock"), Lock(f"{path}.making")
-        try:
-            if not all(each.take(exclusive=True, wait=False) for each in (lock, making)):
-                return False
-            lock.write({})
-            _remove(path)
-            making.remove()
-            lock.remove()
-            return True
-        finally:
-            lock.close()
-            making.close()
-
-
-def _remove(path: str) -> None:
-    if os.path.exists(f"{path}.written"):
-        os.unlink(f"{path}.written")
-    shutil.rmtree(path, ignore_errors=True)
-    if os.path.lexists(path):
-        raise StoreError(f"cannot remove {path}", hint="see what is in it")
 
 
 def _digest(path: str) -> str:

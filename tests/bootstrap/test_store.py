@@ -13,9 +13,10 @@ from typing import Optional
 
 import pytest
 
-from bigm.bootstrap import folders
+from bigm.bootstrap import folders, trimming
 from bigm.bootstrap.locks import Lock
 from bigm.bootstrap.store import Store
+from bigm.bootstrap.trimming import Usage, usage
 from bigm.manifest import ManifestError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,9 +183,34 @@ def test_what_was_removed_by_hand_is_made_again_while_others_use_it(stores):
     assert "made again" == two.find("tree")["text"]
 
 
+def test_how_much_is_kept_and_used_can_be_told_without_using_it(stores):
+    assert Usage(0, 0, 0) == usage(stores.path)
+    store, other = stores.open(), stores.open()
+    put(store, b"12345")
+    store.keep("used", make(10))
+    other.keep("unused", make(100))
+    other.close()
+    assert Usage(5, 110, 10) == usage(stores.path)
+    store.close()
+    assert Usage(5, 110, 0) == usage(stores.path)
+
+
+def test_what_cannot_be_removed_does_not_keep_the_rest(stores, monkeypatch):
+    store = stores.open(bound=1)
+    for name in ("bad", "good"):
+        stores.open().keep(name, make(10))
+        stores.opened[-1].close()
+    whole = trimming.shutil.rmtree
+    monkeypatch.setattr(trimming.shutil, "rmtree", lambda path, **_: path.endswith("bad") or whole(path))
+    store.trim()
+    monkeypatch.undo()
+    assert {"bad"} == names(stores)
+
+
 PROCESS = """
 import os, sys
 from bigm.bootstrap.store import Store
+from bigm.bootstrap.trimming import Usage, usage
 store = Store(sys.argv[1], 300)
 
 def make(path, making):
