@@ -17,16 +17,20 @@ from bigm.bundle.environment import Installed, normal
 
 
 class Edge(NamedTuple):
-    """One distribution's requirement of another; whatever extras it is for."""
+    """One distribution's requirement of another."""
 
     name: str
     requirement: Requirement
     extras: frozenset[str]
 
-    def holds(self, markers: Mapping[str, str]) -> bool:
-        """Whether it does for an environment, with any extra or with none."""
+    def holds(self, markers: Mapping[str, str], asked: Iterable[str] = ("",)) -> bool:
+        """Whether it does for an environment, with one of the extras that are asked for; "" for none."""
         marker = self.requirement.marker
-        return marker is None or any(marker.evaluate({**markers, "extra": extra}) for extra in ("", *self.extras))
+        return marker is None or any(marker.evaluate({**markers, "extra": extra}) for extra in asked)
+
+    def holds_with_any(self, markers: Mapping[str, str]) -> bool:
+        """The same, whatever extras may be asked for."""
+        return self.holds(markers, ("", *self.extras))
 
 
 def needed(
@@ -46,29 +50,47 @@ def needed(
     known = {each.name: each for each in distributions}
     edges = {name: list(_edges(each)) for name, each in known.items()}
     if roots is None:
-        asked = {edge.name for name in edges for edge in edges[name] if edge.name != name and edge.holds(here)}
-        waiting = [name for name in known if name not in asked] or list(known)
-        waiting += _in_circles(edges, waiting, here)
+        found = _all_but_foreign(edges, here, there)
     else:
-        wanted = [Requirement(text) for text in roots]
-        waiting = [normal(r.name) for r in wanted if r.marker is None or r.marker.evaluate({**there, "extra": ""})]
-    return [known[name] for name in sorted(_reached(edges, waiting, there))]
+        found = _following(edges, [Requirement(text) for text in roots], there)
+    return [known[name] for name in sorted(found)]
 
 
-def _reached(edges: Mapping[str, list[Edge]], names: Iterable[str], markers: Mapping[str, str]) -> set[str]:
-    waiting = [name for name in names if name in edges]
+def _all_but_foreign(
+    edges: Mapping[str, list[Edge]], here: Mapping[str, str], there: Mapping[str, str]
+) -> frozenset[str]:
+    """All but what is only asked for on platforms like this one. Any extra may have been asked for: nobody knows."""
+    asked = {edge.name for name in edges for edge in edges[name] if edge.name != name and edge.holds_with_any(here)}
+    roots = edges.keys() - asked
+    circles = edges.keys() - _reached(edges, roots, here)  # ask for one another alone: all count as asked for
+    return _reached(edges, roots | circles, there)
+
+
+def _reached(edges: Mapping[str, list[Edge]], roots: Iterable[str], markers: Mapping[str, str]) -> frozenset[str]:
+    waiting = list(roots)
     found: set[str] = set()
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += [edge.name for edge in edges[name] if edge.name in edges and edge.holds(markers)]
-    return found
+            waiting += [edge.name for edge in edges[name] if edge.name in edges and edge.holds_with_any(markers)]
+    return frozenset(found)
 
 
-def _in_circles(edges: Mapping[str, list[Edge]], roots: Iterable[str], markers: Mapping[str, str]) -> list[str]:
-    """What only asks for one another, so that nothing leads there: all of it counts as asked for."""
-    return sorted(edges.keys() - _reached(edges, roots, markers))
+def _following(
+    edges: Mapping[str, list[Edge]], roots: Iterable[Requirement], markers: Mapping[str, str]
+) -> frozenset[str]:
+    """What some requirements lead to, with the extras that they ask for."""
+    waiting = [each for each in roots if each.marker is None or each.marker.evaluate({**markers, "extra": ""})]
+    found: set[tuple[str, str]] = set()
+    while waiting:
+        wanted = waiting.pop()
+        name = normal(wanted.name)
+        for extra in ("", *wanted.extras):
+            if name in edges and (name, extra) not in found:
+                found.add((name, extra))
+                waiting += [edge.requirement for edge in edges[name] if edge.holds(markers, (extra,))]
+    return frozenset(name for name, _ in found)
 
 
 def _edges(each: Installed) -> Iterator[Edge]:

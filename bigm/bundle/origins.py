@@ -6,17 +6,28 @@ have to be asked, for the same versions.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bigm.bootstrap.report import report
+from bigm.bootstrap.report import examine, report
 from bigm.bundle.bundle import Dependencies
 from bigm.bundle.dependencies import dependency_layer
 from bigm.bundle.environment import DependencyError, Environment, environment_of
 from bigm.bundle.platforms import Platform, misfits, of_report, parse
-from bigm.bundle.requirements import Block, Requirements, find_file, find_lock, read_file, read_lock, unmet
+from bigm.bundle.requirements import (
+    Block,
+    Requirements,
+    check_python,
+    find_file,
+    find_lock,
+    read_block,
+    read_file,
+    read_lock,
+    unmet,
+)
 from bigm.bundle.whereabouts import whereabouts_of
 from bigm.errors import ConfigError
 from bigm.parts import Parts
@@ -123,6 +134,21 @@ class Origins:
         except DependencyError:
             return True
         return False
+
+
+def check_script(script: Path, python: str) -> str:
+    """Look at the block of a script that *python* is to run here; returns what the user should know, or "".
+
+    Raises:
+        ProgramError: the block means nothing, or it is for other Pythons.
+    """
+    block = read_block(script)
+    if block is None:
+        return ""
+    same = python == sys.executable
+    check_python(block, "{}.{}.{}".format(*sys.version_info) if same else str(examine(python).get("version", "")))
+    missing = Origins(python, block=block).missing()
+    return f"{script} asks for what {python} has not: {', '.join(missing)}" if missing else ""
 
 
 def layers_for(names: Sequence[str], origins: Origins, cache: Cache) -> list[tuple[Platform, Dependencies]]:

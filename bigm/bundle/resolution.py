@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from bigm.bootstrap.report import report
 from bigm.bundle import pex, wheels
 from bigm.bundle.bundle import Dependencies
 from bigm.bundle.closure import needed
@@ -22,7 +23,7 @@ from bigm.bundle.conflicts import conflicts, metadata_of
 from bigm.bundle.dependencies import our_cloudpickle
 from bigm.bundle.environment import DependencyError, Environment, Installed, normal
 from bigm.bundle.layers import Layers, Made
-from bigm.bundle.platforms import Platform
+from bigm.bundle.platforms import Platform, of_report
 from bigm.bundle.requirements import Requirements
 from bigm.bundle.whereabouts import ours
 from bigm.parts import Parts
@@ -184,10 +185,16 @@ def _no_wheel(missing: dict[str, str], platform: Platform) -> NoWheel:
     listed = ", ".join(f"{name}{version}" for name, version in sorted(missing.items()))
     one = len(missing) == 1
     more = "; there may be more" if len(missing) == _NAMED else ""
+    them = "it" if one else "them"
+    hint = (
+        f"only wheels are taken: build {them} on such a machine (pip wheel) and name the "
+        "folder in PIP_FIND_LINKS, take other versions, or run the driver on such a machine"
+    )
+    if platform == of_report(report()).with_any_kernel():
+        hint = f"take other versions, or install {them} in this environment, where {them} would be taken from"
     return NoWheel(
         f"{listed} {'has' if one else 'have'} no wheel for {platform.name} with Python {platform.python}{more}",
-        hint=f"only wheels are taken: build {'it' if one else 'them'} on such a machine "
-        "(pip wheel) and name the folder in PIP_FIND_LINKS, take other versions, or run the driver on such a machine",
+        hint=hint,
     )
 
 

@@ -159,6 +159,11 @@ def check(plan: Plan, verbose: bool = False) -> str:
             )
     if problem:
         raise ProgramError(problem)
+    if plan.file and b"# /// script" in Path(plan.file).read_bytes():
+        from bigm.bundle.origins import check_script  # for few scripts
+
+        if note := check_script(Path(plan.file), plan.python):
+            return note
     if not mentions:
         return f"{plan.file} does not mention bigm: unless a module it imports does, no machine is started"
     return ""

@@ -16,7 +16,7 @@ from bigm.bootstrap.records import Main
 from bigm.bundle import platforms, resolution
 from bigm.bundle.bundle import Bundle, Dependencies
 from bigm.bundle.environment import DependencyError
-from bigm.bundle.origins import Cache, Origins, layers_for
+from bigm.bundle.origins import Cache, Origins, check_script, layers_for
 from bigm.bundle.requirements import Block
 from bigm.bundle.resolution import NoWheel
 from bigm.bundle.standalone import FetchError
@@ -156,6 +156,19 @@ def test_a_block_that_is_met_here_makes_a_layer_of_what_it_asks_for(tmp_path: Pa
     block = Block(tmp_path / "x.py", ("app",), "")
     assert ["app 1.0", "lib 1.0"] == names(Origins(str(python), block=block).own_layer(cache))
     assert ["app 1.0", "lib 1.0", "unrelated 1.0"] == names(Origins(str(python)).own_layer(cache))
+
+
+def test_a_script_is_looked_at_for_what_its_interpreter_lacks(tmp_path: Path, made: Path):
+    python = str(make_environment(tmp_path / "venv", make_wheel(made, "lib", "1.0")))
+    script = tmp_path / "x.py"
+    script.write_text("# /// script\n# dependencies = ['lib', 'absent']\n# ///\n")
+    assert f"{script} asks for what {python} has not: absent (not installed)" == check_script(script, python)
+    script.write_text("# /// script\n# dependencies = ['lib']\n# requires-python = '>=3.10.1'\n# ///\n")
+    assert "" == check_script(script, python)
+    script.write_text("# /// script\n# requires-python = '<3.10'\n# ///\n")
+    for interpreter in (python, sys.executable):
+        with pytest.raises(ConfigError, match=r"x.py requires Python <3.10, and this is 3\."):
+            check_script(script, interpreter)
 
 
 @needs_index
