@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from bigm.bootstrap.trimming import usage
 from bigm.cli.systems import chosen
 from bigm.cli.tables import duration, print_table, size
 from bigm.errors import SystemFault
@@ -49,6 +51,8 @@ def gc(
             f"bigm: {len(left) - len(wanted)} of runs that are not known here; --unknown takes them too",
             file=sys.stderr,
         )
+    if not as_json and found.capabilities.local:
+        _say_kept(settings.bundle.store, settings.bundle.keep)
     if any(outcome.values()):
         raise typer.Exit(_FAILED)
 
@@ -60,6 +64,14 @@ def _show(system: str, left: Sequence[Leftover]) -> None:
     print_table(
         ("SYSTEM", "INSTANCE", "HOST", "CLUSTER", "AGE", "KEEPS", "RUN", "WHAT"), [_row(system, one) for one in left]
     )
+
+
+def _say_kept(store: str, bound: int) -> None:
+    """What bundles have left on this computer for later runs: no leftover, and perhaps much."""
+    found = usage(os.path.expanduser(store))
+    if found.parts + found.made:
+        text = f"{store} keeps {size(found.parts + found.made)} of bundles, {size(found.used)} of it in use"
+        print(f"bigm: {text}; what nobody uses is removed beyond {size(bound)} (bundle.keep)", file=sys.stderr)
 
 
 def _row(system: str, one: Leftover) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from commanding import Said, bigm_line, run_bigm
 
+from bigm.bootstrap.store import Store
 from bigm.config import load
 from bigm.runs import Run
 from bigm.systems import orphans
@@ -149,6 +151,24 @@ def test_systems_that_leave_nothing_or_are_none_are_said_to_be(command: Callable
     assert Said(0, "nothing is left on inprocess\n", "") == command("gc", "--system", "inprocess")
     said = command("gc", "--system", "lokal")
     assert (2, "bigm: there is no system called 'lokal'") == (said.status, said.err.splitlines()[0])
+
+
+def test_what_bundles_have_left_on_this_computer_is_told(tmp_path: Path) -> None:
+    folder = str(tmp_path / "store")
+    store = Store(folder)
+
+    def make(path: str, making: int) -> dict[str, object]:
+        os.mkdir(path)
+        return {"size": 3 << 20}
+
+    try:
+        store.keep("tree", make)
+        store.take(hashlib.sha256(b"x").hexdigest(), b"x")
+        said = run_bigm("gc", "--system", "local", BIGM_BUNDLE_STORE=folder)
+    finally:
+        store.close()
+    assert f"bigm: {folder} keeps 3.0 MiB of bundles, 3.0 MiB of it in use; what nobody uses is removed" in said.err
+    assert "of bundles" not in run_bigm("gc", "--json", "--system", "local", BIGM_BUNDLE_STORE=folder).err
 
 
 def test_a_torn_journal_hides_no_machine(command: Callable[..., Said], folder: Path) -> None:
