@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import subprocess
@@ -90,7 +91,8 @@ def test_a_pex_that_bigm_does_not_know_is_a_warning_on_this_computer(work: Path,
     (work / "old/pex").mkdir(parents=True)
     (work / "old/pex/__init__.py").write_text("")
     (work / "old/pex/version.py").write_text(text)
-    said = run_bigm("doctor", "local", "--json", PYTHONPATH=str(work / "old"))
+    path = os.pathsep.join(filter(None, [str(work / "old"), os.environ.get("PYTHONPATH")]))
+    said = run_bigm("doctor", "local", "--json", PYTHONPATH=path)
     found = finding(said, "pex")
     assert (0, "warning", True) == (said.status, found["state"], found["text"].endswith(words))
     assert "pip install" in found["hint"]
