@@ -35,6 +35,7 @@ from bigm.errors import (
     MachineStopped,
     NotPicklable,
     NotSupported,
+    ProgramError,
     SystemFault,
 )
 from bigm.groups import Groups, abroadcast, broadcast
@@ -487,6 +488,33 @@ class Cluster(Groups):
         """
         self._check_open()
         return self._sharing.share(value)
+
+    def bundle(self, program: str | os.PathLike[str], *, module: str = "") -> Bundle:
+        """Make the bundle of another program, for `start(bundle=...)`: as it is now, with this environment.
+
+        Args:
+            program: path of its script, or of the module.
+            module: the module's name, where it is to be run as one.
+        Raises:
+            ProgramError: there is no such file, or it cannot be bundled.
+        """
+        self._check_open()
+        from bigm.bundle.build import bundle_program  # as above
+        from bigm.bundle.described import describe
+        from bigm.bundle.sources import Rules
+
+        if not os.path.isfile(program):
+            raise ProgramError(f"there is no program {os.fspath(program)!r} to bundle")
+        settings, terminal = self._settings, self._session.terminal
+        wishes = settings.bundle
+        return bundle_program(
+            describe(os.fspath(program), module=module),
+            settings.home,
+            Rules(wishes.include, wishes.exclude, wishes.limit),
+            requirements=wishes.requirements,
+            tell=terminal.phase,
+            progress=terminal.phase,
+        )
 
     def shutdown(self, machines: Iterable[Machine] | None = None, timeout: float | None = None) -> list[Leftover]:
         """End machines: `teardown` of their services, their last output, their instances.

@@ -173,6 +173,28 @@ def test_a_program_that_is_edited_while_it_runs_stays_as_it_was(rehearsal: Rehea
     assert first[:2] == ["first", "WORD = 'first'"]
 
 
+def test_machines_run_another_program_whose_bundle_they_are_given(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    program = """
+        import bigm, json, sys
+        from words import Said
+
+        def main():
+            with bigm.start() as cluster:
+                machines = cluster.start(1, services={"Said": Said()}, bundle=cluster.bundle("../other/run.py"))
+                cluster.wait(machines, timeout=60.0)
+                print(json.dumps(machines[0].call("Said.word")))
+
+        if __name__ == "__main__":
+            main()
+    """
+    words = "class Said:\n    def word(self):\n        import __main__\n        return {0!r}, __main__.__file__\n"
+    app = project(tmp_path / "app", {"run.py": program, "words.py": words.format("mine")})
+    project(tmp_path / "other", {"run.py": "", "words.py": words.format("the other's")})
+    word, main = outcome(rehearsal.run("run.py", cwd=app, bundle=False))
+    assert word == "the other's"
+    assert str(main).endswith("/other/run.py")
+
+
 def test_what_a_program_writes_into_its_folder_is_its_machines_own(rehearsal: Rehearsal, tmp_path: Path) -> None:
     program = """
         import bigm, json, os
