@@ -45,7 +45,7 @@ def check(path: str, need: int = 0) -> str:
     """What is wrong with a folder, in words that follow its name; "" when nothing is. Makes it when it is missing."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
-        return _whose(path) or _room(path, need) or _usable(path)
+        return whose(path) or _room(path, need) or _usable(path)
     except OSError as error:
         return f"cannot be used: {error.strerror}"
 
@@ -76,8 +76,8 @@ def attempt(what: str, path: str, work: Callable[[], None]) -> None:
         ) from error
 
 
-def _whose(path: str) -> str:
-    """In a folder that everybody can write to, somebody may have been there before us."""
+def whose(path: str) -> str:
+    """What is wrong with a folder's owner or mode, as of `check`: in /tmp somebody may have been there before us."""
     for found in (os.lstat(path), os.stat(path)):
         if found.st_uid != os.geteuid():
             return "belongs to another user"

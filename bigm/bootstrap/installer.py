@@ -8,12 +8,15 @@ Other machines may ask for parts (`have`, `sizes`, `get`, `get_many`); all else 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
-from bigm.bootstrap import folders, pythons, report, trees, venvs
+from bigm.bootstrap import folders, pythons, report, trees, trimming, venvs
+from bigm.bootstrap.folders import StoreError
 from bigm.bootstrap.store import Store
 from bigm.errors import BigmError, ConfigError
 from bigm.manifest import Manifest
@@ -72,20 +75,21 @@ class Installer:
             store: a folder shared by all machines of this user on that computer, kept after their end, "~" expanded; ""
                 is one of this machine's own.
             bound: bytes that a shared store keeps at most of what nobody uses; 0: no bound.
-            need: bytes that must be free there.
+            need: bytes that must be free there; what nobody uses is removed for it.
         Returns:
             dict: "store": a random id that stays with the place, so that machines that have the same one share it;
             "path": the folder; "free": bytes; "notes": sentences on the folders that were passed over.
         Raises:
             StoreError: there is none; each folder is named with what is wrong with it.
         """
-        notes: list[str] = []
-        path = os.path.join(self._folder, "store")
-        if store:
-            path, notes = folders.choose(store, need)
+        path, notes = self._own() if not store else _choose(store, bound, need)
         with self._lock:
             if self._opened is None or self._opened.path != path:
-                self._opened = Store(path, bound)
+                try:
+                    self._opened = Store(path, bound)
+                except OSError as error:
+                    text = f"cannot install into {path}: {error.filename or ''} {error.strerror}"
+                    raise StoreError(text, hint="remove it, or name another folder") from error
             opened = self._opened
         if opened.untrimmed() > _TRIM_EVERY:
             _trim_soon(opened, self._say)
@@ -275,6 +279,13 @@ class Installer:
         """Where an interpreter looks for modules, as of `environment`; see `bigm.bootstrap.pythons.paths`."""
         return pythons.paths(python)
 
+    def _own(self) -> tuple[str, list[str]]:
+        path = os.path.join(self._folder, "store")
+        wrong = folders.check(path)
+        if wrong:
+            raise StoreError(f"cannot install into the machine's own folder: {path} {wrong}", hint="name another one")
+        return path, []
+
     def _tree(self, manifest: str) -> Manifest:
         return Manifest.from_bytes(self._store.parts.get(manifest, 0, _MANIFEST_BYTES))
 
@@ -283,6 +294,15 @@ class Installer:
         if self._opened is None:
             raise BigmError("this machine has no store yet", hint="call Installer.open first")
         return self._opened
+
+
+def _choose(store: str, bound: int, need: int) -> tuple[str, list[str]]:
+    path = os.path.abspath(os.path.expanduser(store))
+    room = need + folders.RESERVE
+    if os.path.isdir(os.path.join(path, "kept")) and folders.free(path) < room and not folders.whose(path):
+        with contextlib.suppress(OSError):  # what is wrong with it is said by who looks at it next
+            trimming.trim(path, bound=bound, room=room, now=time.time())
+    return folders.choose(store, need)
 
 
 def _trim_soon(store: Store, say: Callable[[str], None]) -> None:

@@ -12,6 +12,7 @@ from machines import Machine, Place
 from test_boot import OLDEST, Booted
 
 from bigm.bootstrap.agentzip import agent_zip, extension_digest, extension_zip
+from bigm.bootstrap.folders import StoreError
 from bigm.errors import NoSuchMethod, NotAllowed
 from bigm.manifest import File, Manifest
 from bigm.parts import PartError
@@ -166,3 +167,12 @@ def test_what_a_killed_machine_was_receiving_is_removed_by_the_next(place, store
     assert os.listdir(f"{store}/users/{left}") == ["a" * 64 + ".part"]
     extended(place.machine("m1")).client.call("Installer.open", (store,))
     assert left not in os.listdir(f"{store}/users")
+
+
+def test_a_folder_that_cannot_be_made_a_store_is_said(place, store):
+    os.makedirs(store, mode=0o700)
+    with open(f"{store}/parts", "w"):
+        pass
+    machine = extended(place.machine())
+    with pytest.raises(StoreError, match=f"cannot install into {store}: {store}/parts File exists"):
+        machine.client.call("Installer.open", (store,))

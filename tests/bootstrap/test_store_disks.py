@@ -104,6 +104,23 @@ def test_what_is_needed_is_looked_for(disks, place, monkeypatch, tmp_path):
     assert "MiB free of the 116 MiB that are needed" in opened["notes"][0]
 
 
+def test_room_is_made_in_a_store_before_another_folder_is_taken(disks, place):
+    disk = disks.mount("disk", "size=64m")
+    first = extended(place.machine("m0"))
+    first.client.call("Installer.open", (str(disk),))
+    for _ in range(3):
+        first.client.call("Installer.lay_out", (send(first, {"big": os.urandom(6 << 20)}), True))
+    second = extended(place.machine("m1"))
+    second.client.call("Installer.open", (str(disk),))
+    second.client.call("Installer.lay_out", (send(second, {"small": b"1"}), True))
+    first.client.call("Agent.exit")
+    first.ended()
+    opened = second.client.call("Installer.open", (str(disk), 0, 25 << 20))
+    assert (str(disk), []) == (opened["path"], opened["notes"])
+    assert opened["free"] > 25 << 20
+    assert 1 == len([name for name in os.listdir(disk / "kept") if "." not in name])  # what is used
+
+
 def test_a_disk_that_is_full_while_receiving_is_cleared_of_what_nobody_uses(disks, place):
     disk = disks.mount("disk", "size=32m")
     first = extended(place.machine("m0"))
