@@ -71,7 +71,7 @@ class Seen(NamedTuple):
     paths: tuple[str, ...] = ()
 
 
-class _Use(Lock):
+class Use(Lock):
     """A lock that is held for as long as it is referred to."""
 
     def __del__(self) -> None:
@@ -90,8 +90,8 @@ class Layers:
         self._folder = cache / "layers"
         self._pex = cache / "pex"
         self._store = store
-        for folder in (self._folder, self._folder / "seen"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._explained():
+            (self._folder / "seen").mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def __repr__(self) -> str:
         return f"<Layers {self._folder}>"
@@ -104,22 +104,25 @@ class Layers:
             make: called with an empty folder to work in, and with pex's cache. What it works in is removed, unless it
                 raises a `BigmError`: then it is left for the user to look at, until the next attempt.
             waiting: called when another process is making the same layer, which is waited for.
+        Raises:
+            BigmError: the cache cannot be written; or what *make* raises.
         Returns:
             Dependencies: its parts stay in the store for as long as this object is held.
         """
-        use = _Use(str(self._folder / key))
-        try:
-            use.take(exclusive=False)
-            found = self._read(key, use)
-            if found is None:
-                with self._making(key, waiting):
-                    found = self._read(key, use) or self._make(key, use, make)
-                self.prune()
-            use.touch()
-        except BaseException:
-            use.close()
-            raise
-        return found
+        with self._explained():
+            use = Use(str(self._folder / key))
+            try:
+                use.take(exclusive=False)
+                found = self._read(key, use)
+                if found is None:
+                    with self._making(key, waiting):
+                        found = self._read(key, use) or self._make(key, use, make)
+                    self.prune()
+                use.touch()
+            except BaseException:
+                use.close()
+                raise
+            return found
 
     def seen(self, environment: str) -> Seen:
         """What `see` was told about an environment, or nothing."""
@@ -134,8 +137,9 @@ class Layers:
         """Remember how an environment was."""
         path = self._folder / "seen" / environment
         new = path.with_suffix(f".{os.getpid()}")
-        new.write_bytes(os.fsencode("\n".join([json.dumps(seen[:3]), *seen.paths])))
-        new.rename(path)
+        with self._explained():
+            new.write_bytes(os.fsencode("\n".join([json.dumps(seen[:3]), *seen.paths])))
+            new.rename(path)
 
     def prune(self, *, keep: int = KEEP, keep_of_pex: int = KEEP_OF_PEX) -> None:
         """Remove what was not used for longest and nobody uses now, above so many bytes. Never waits for anybody."""
@@ -223,6 +227,16 @@ class Layers:
             return {digest: len(data), **{file.digest: file.size for file in Manifest.from_bytes(data).files}}
         except (OSError, PartError, ManifestError):
             return {}
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise BigmError(
+                f"cannot bundle the dependencies in {self._folder}: {error.strerror or error}",
+                hint="make room there, or set BIGM_HOME to a folder elsewhere",
+            ) from error
 
     @contextlib.contextmanager
     def _making(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:

@@ -85,13 +85,10 @@ def run_pex(arguments: Sequence[str], output: Path, *, root: Path, work: Path, i
     with open(log, "wb") as written:
         code = _run(command, work, _environ(os.environ, root, work, index), written)
     if code:
-        raise _failure(log.read_text("utf-8", "replace"), code, work, command, root)
-
-
-def warnings_of(work: Path) -> list[str]:
-    """What pex warned about in the run that had this *work* folder."""
-    text = (work / "pex.log").read_text("utf-8", "replace")
-    return re.findall(r"PEXWarning: (.*)", text)
+        said = log.read_text("utf-8", "replace")
+        if re.search("No space left on device|Disk quota exceeded", said):
+            raise _full(output, work)
+        raise _failure(said, code, command, root)
 
 
 def _run(command: Sequence[str], work: Path, environ: Mapping[str, str], log: IO[bytes]) -> int:
@@ -130,13 +127,17 @@ def _environ(given: Mapping[str, str], root: Path, work: Path, index: bool) -> d
     return {**environ, **own, "TMPDIR": str(work)}
 
 
-def _failure(said: str, code: int, work: Path, command: Sequence[str], root: Path) -> PexFailed:
-    if re.search("No space left on device|Disk quota exceeded", said):
-        free = shutil.disk_usage(work).free >> 20
-        return PexFailed(
-            f"the disk is full: {work} has {free} MB left, and pex needs more to bundle the dependencies",
-            hint="make room there, or set BIGM_HOME to a folder elsewhere",
-        )
+def _full(output: Path, work: Path) -> PexFailed:
+    free = shutil.disk_usage(work).free >> 20
+    for folder in (output, work):  # nobody wants to look at half of it
+        shutil.rmtree(folder, ignore_errors=True)
+    return PexFailed(
+        f"the disk is full: {work} has {free} MB left, and pex needs more to bundle the dependencies",
+        hint="make room there, or set BIGM_HOME to a folder elsewhere",
+    )
+
+
+def _failure(said: str, code: int, command: Sequence[str], root: Path) -> PexFailed:
     ended = f"was ended by signal {-code}" if code < 0 else f"exits with {code}"
     words = "".join(f"\n  {line}" for line in _words(said)) or " it says nothing"
     shown = shlex.join([f"PEX_ROOT={root}", *command, "-v"])

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bigm.bootstrap.locks import Lock
+from bigm.bundle.layers import Use
 from bigm.errors import BigmError
 from bigm.manifest import Manifest, ManifestError
 from bigm.parts import PartError, Parts
@@ -23,13 +24,6 @@ from bigm.parts import PartError, Parts
 KEEP = 8 << 30  # bytes of programs that are kept for later runs
 MOST = 100  # programs, or states of one that was edited; half of both stays when there are more
 _MANIFESTS = 9  # of one program: its own, and those of bigm's modules it was last used with
-
-
-class _Use(Lock):
-    """A lock that is held for as long as it is referred to."""
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class Programs:
@@ -74,7 +68,7 @@ class Programs:
         Args:
             manifests: the program's tree first, and others that it needs; they are in the store.
         """
-        use = _Use(str(self._folder / manifests[0].digest))
+        use = Use(str(self._folder / manifests[0].digest))
         use.take(exclusive=False)
         facts = use.read()
         digests = [manifest.digest for manifest in manifests]

@@ -19,6 +19,7 @@ from environments import (
 
 from bigm.bundle.bundle import Dependencies
 from bigm.bundle.whereabouts import ours
+from bigm.errors import BigmError
 from interpreters import find_python
 
 
@@ -59,7 +60,7 @@ def test_a_known_environment_starts_no_pex(tmp_path: Path, python: Path, warm: P
 
     install(python, wheel)
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(BigmError, match="No such file"):
         make_layer(python, warm, said)
     assert ["bundling 4 distributions with pex"] == said[1:]
 

@@ -12,7 +12,7 @@ import pytest
 from environments import install, make_environment, make_layer, make_wheel, site_packages
 
 from bigm.bundle.environment import DependencyError
-from bigm.errors import ConfigError
+from bigm.errors import BigmError, ConfigError
 from waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +70,12 @@ def test_what_conda_links_to_its_own_libraries_is_refused(python: Path, tmp_path
     for installer in site_packages(python).glob("*.dist-info/INSTALLER"):
         installer.write_text("conda\n")
     with pytest.raises(DependencyError, match=r"^native 1.0 come from conda .*with pip"):
+        make_layer(python, tmp_path / "cache")
+
+
+def test_a_cache_that_cannot_be_made_is_named(python: Path, tmp_path: Path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(BigmError, match=r"cannot bundle the dependencies in .*/cache/layers: .* BIGM_HOME"):
         make_layer(python, tmp_path / "cache")
 
 
@@ -145,12 +151,19 @@ def test_of_two_processes_one_makes_the_layer_and_one_waits(python: Path, tmp_pa
 
 
 @pytest.mark.root
-def test_a_full_disk_is_said_with_the_room_that_there_is(python: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("6m", "the disk is full: .* has [0-5] MB left"),
+        ("4k", "cannot bundle the dependencies in .*: No space left on device"),
+    ],
+)
+def test_a_full_disk_is_said_with_what_to_do(python: Path, tmp_path: Path, size: str, message: str):
     cache = tmp_path / "cache"
     cache.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", cache], check=True, timeout=10)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", cache], check=True, timeout=10)
     try:
-        with pytest.raises(DependencyError, match=r"the disk is full: .* has [0-5] MB left, .*BIGM_HOME"):
+        with pytest.raises(BigmError, match=f"{message}.*BIGM_HOME"):
             make_layer(python, cache)
     finally:
         subprocess.run(["umount", cache], check=True, timeout=10)
