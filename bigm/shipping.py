@@ -329,8 +329,16 @@ class Shipping:
         place = self._places.get(store)
         living = place.living() if place else []
         if not living:
-            self._fanout.leave(store)
+            self._drop(store)
         return living
+
+    def _drop(self, store: str, failure: BigmError | None = None) -> None:
+        """Send nothing there any more: its machines have stopped, or it takes nothing. Who comes later begins anew."""
+        place = self._places.pop(store, None)
+        if place is not None:
+            place.failure = failure
+        self._fanout.leave(store)
+        self.tally.drop(store)
 
     def _send(self, transfer: Transfer) -> Steps[Sequence[str]]:
         """Send parts from the driver; those that did not arrive."""
@@ -363,25 +371,27 @@ class Shipping:
     def _transferred(
         self, transfer: Transfer, receiver: _Visit, missing: Sequence[str] | None, error: BigmError | None
     ) -> None:
-        place = self._places[transfer.target]
         lost = transfer.digests if missing is None else missing
         arrived = transfer.size - sum(self._contents[digest][1] for digest in lost)
         self._fanout.finished(transfer, lost)
-        if transfer.source == DRIVER:
-            receiver.sent += arrived
-            self.tally.sent += arrived
-            place.refusals = place.refusals + 1 if error else 0
-        else:
-            receiver.fetched += arrived
-        self.tally.arrived(transfer.target, arrived)
-        if self.tally.summary():
-            self._say(self.tally.summary())
-        if error is None or transfer.source != DRIVER or isinstance(error, MachineStopped):
+        place = self._places.get(transfer.target)
+        if place is None:
             return
-        if isinstance(error, WireError) and len(place.living()) > 1:
+        by_driver = transfer.source == DRIVER
+        self.tally.arrived(transfer.target, arrived, sent=by_driver)
+        if arrived and self.tally.summary():
+            self._say(self.tally.summary())
+        if not by_driver:
+            receiver.fetched += arrived
+            return
+        receiver.sent += arrived
+        place.refusals = place.refusals + 1 if error else 0
+        if isinstance(error, MachineStopped):
+            return
+        if isinstance(error, WireError) and receiver in place.visits and len(place.living()) > 1:
             place.visits.remove(receiver)  # another machine of that computer may be reached
-        elif place.refusals >= _TRIES or isinstance(error, WireError):
-            place.failure = error
+        elif isinstance(error, WireError) or place.refusals >= _TRIES:
+            self._drop(transfer.target, error)
 
     def _forget(self, machine: Machine) -> None:
         for id, place in list(self._places.items()):

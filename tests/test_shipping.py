@@ -222,7 +222,9 @@ def test_a_store_that_cannot_be_is_said_and_another_is_taken(
     assert str(tmp_path / "file") in capfd.readouterr().err
 
 
-def test_a_driver_whose_part_is_gone_says_so(make: Callable[..., Bundle], settings: dict[str, Any]) -> None:
+def test_a_driver_whose_part_is_gone_says_so_and_can_go_on_when_it_is_there_again(
+    make: Callable[..., Bundle], settings: dict[str, Any]
+) -> None:
     bundle = make(data=b"precious")
     [digest] = [file.digest for file in bundle.program.files]
     os.unlink(bundle.store.path(digest))
@@ -231,6 +233,10 @@ def test_a_driver_whose_part_is_gone_says_so(make: Callable[..., Bundle], settin
         with pytest.raises(bigm.BootError, match=f"could not be brought its bundle: part {digest[:12]} is not here"):
             cluster.wait(timeout=30.0)
         assert machine.cause == "ship"
+        make(data=b"precious")
+        [machine] = cluster.start(1, bundle=bundle)
+        cluster.wait([machine], timeout=30.0)
+        assert machine.run(Path.read_bytes, Path("data")) == b"precious"
 
 
 def test_threads_of_this_process_run_no_bundle(make: Callable[..., Bundle]) -> None:

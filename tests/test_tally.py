@@ -25,9 +25,9 @@ def test_bytes_of_a_part_that_is_not_whole_count_and_are_not_counted_twice() -> 
     tally.moved("s", 4_000_000)
     now[0] = 2.0
     assert tally.status() == "shipped 4.0 MB of 10.0 MB, 2.0 MB/s"
-    tally.arrived("s", 6_000_000)
+    tally.arrived("s", 6_000_000, sent=True)
     assert tally.status() == "shipped 6.0 MB of 10.0 MB, 3.0 MB/s"
-    tally.arrived("s", 4_000_000)
+    tally.arrived("s", 4_000_000, sent=False)
     assert tally.status() == ""
 
 
@@ -35,10 +35,22 @@ def test_the_summary_comes_when_all_is_there_and_it_was_worth_a_word() -> None:
     now = [0.0]
     tally = Tally(lambda: now[0])
     tally.wants("a", 300)
-    tally.arrived("a", 300)
+    tally.arrived("a", 300, sent=True)
     assert tally.summary() == ""
+    tally.wants("a", 10_000_000)
     tally.wants("b", 10_000_000)
+    tally.arrived("a", 10_000_000, sent=True)
     assert tally.summary() == ""
-    now[0], tally.sent = 2.0, 300
-    tally.arrived("b", 10_000_000)
-    assert tally.summary() == "shipped 10.0 MB to 2 computers in 2.0 s, 300 B of it from this one"
+    now[0] = 2.0
+    tally.arrived("b", 10_000_000, sent=False)
+    assert tally.summary() == "shipped 20.0 MB to 2 computers in 2.0 s, 10.0 MB of it from this one"
+
+
+def test_what_a_store_that_is_dropped_lacks_is_not_waited_for() -> None:
+    tally = Tally(lambda: 0.0)
+    tally.wants("a", 5_000_000)
+    tally.wants("b", 5_000_000)
+    tally.arrived("a", 5_000_000, sent=True)
+    assert tally.status() == "shipped 5.0 MB of 10.0 MB"
+    tally.drop("b")
+    assert tally.status() == ""
