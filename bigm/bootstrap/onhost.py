@@ -24,6 +24,7 @@ from typing import Any
 
 WORD = "BIGM "  # before each line of an answer
 SOCKET = "s"  # of an agent, in its folder
+ERRORS = "errors"  # its standard error
 LONGEST = 90  # characters in the path of a unix socket: the least of all systems is 103, and ssh adds some
 END_GRACE = 6.0  # seconds between SIGTERM and SIGKILL
 SAID_AT_MOST = 4096  # bytes of an agent's standard error
@@ -49,12 +50,20 @@ def start(request: "dict[str, Any]") -> "list[dict[str, Any]]":
             (listen on the address by which ssh came instead of a unix socket).
     """
     sweep()
-    folder = request["folder"]
-    if not os.path.isdir(folder):
-        folder = make_folder()
     name = request["launch"]["cluster"]
     known = {record["index"]: record for record in records() if record["cluster"] == name and record["alive"]}
-    agents = [known[index] if index in known else start_one(request, folder, index) for index in request["indices"]]
+    folder = request["folder"] or next((os.path.dirname(record["folder"]) for record in known.values()), "")
+    if not os.path.isdir(folder):
+        folder = make_folder()
+    agents = []
+    for index in request["indices"]:
+        try:
+            agents.append(known[index] if index in known else start_one(request, folder, index))
+        except OSError as error:
+            shutil.rmtree(os.path.join(folder, str(index)), ignore_errors=True)
+            agents.append({"index": index, "failed": f"{error.strerror}: {error.filename or folder}"})
+    if not any("pid" in agent for agent in agents):
+        leave(folder)
     python = ".".join(map(str, sys.version_info[:3]))
     return [{"folder": folder, "python": python, "executable": sys.executable}, *agents]
 
@@ -70,6 +79,7 @@ def start_one(request: "dict[str, Any]", cluster_folder: str, index: int) -> "di
     launch = dict(request["launch"], folder=os.path.join(cluster_folder, str(index)))
     os.mkdir(launch["folder"])
     listener = listen(launch["folder"], request["direct"])
+    errors = os.open(os.path.join(launch["folder"], ERRORS), os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
     record = {
         "index": index,
         "cluster": launch["cluster"],
@@ -90,6 +100,7 @@ def start_one(request: "dict[str, Any]", cluster_folder: str, index: int) -> "di
             os.write(write, b"%d" % record["pid"])
             os.close(write)
             os.umask(request["umask"])
+            detach(errors)
             be(launch, listener, request["boot"], path, record)
         os._exit(0)
     os.wait()
@@ -97,6 +108,7 @@ def start_one(request: "dict[str, Any]", cluster_folder: str, index: int) -> "di
     with os.fdopen(read, "rb") as pipe:
         record["pid"] = int(pipe.read() or 0)
     os.close(lock)
+    os.close(errors)
     listener.close()
     return dict(record, alive=record["pid"] > 0)
 
@@ -120,16 +132,21 @@ def address_of(listener: socket.socket) -> str:
     return name if isinstance(name, str) else "{}:{}".format(f"[{name[0]}]" if ":" in name[0] else name[0], name[1])
 
 
-def be(launch: "dict[str, Any]", listener: socket.socket, source: str, path: str, record: "dict[str, Any]") -> None:
-    """Be the agent until its end, in a process of its own, and leave nothing behind but why it failed."""
+def detach(errors: int) -> None:
+    """Belong to no session, and to nobody who waits for the end of our output."""
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
-    errors = os.open(os.path.join(launch["folder"], "errors"), os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
     for number, file in enumerate((null, null, errors)):
         os.dup2(file, number)
+    os.close(null)
+    os.close(errors)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGALRM):  # of before there is an agent
         signal.signal(number, lambda *_: sys.exit())
+
+
+def be(launch: "dict[str, Any]", listener: socket.socket, source: str, path: str, record: "dict[str, Any]") -> None:
+    """Be the agent until its end, in a process of its own, and leave nothing behind but why it failed."""
     space: dict[str, Any] = {"__name__": "boot"}
     code = 0
     try:
@@ -168,7 +185,7 @@ def look(request: "dict[str, Any]") -> "list[dict[str, Any]]":
     """The records of "cluster", or of all; of those that live with what they said, on demand with their "size"."""
     found = [record for record in records() if request.get("cluster") in (None, record["cluster"])]
     for record in found:
-        record.setdefault("said", tail(os.path.join(record["folder"], "errors")))
+        record.setdefault("said", tail(os.path.join(record["folder"], ERRORS)))
         if request.get("sizes"):
             record["size"] = size_of(record["folder"])
     return found

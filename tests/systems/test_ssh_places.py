@@ -111,6 +111,23 @@ def test_a_host_whose_disk_is_full_says_so_and_has_no_machine(rig: sshd.Rig) -> 
         assert rig["alpha"].is_empty()
 
 
+@pytest.mark.root
+def test_a_host_that_has_room_for_some_agents_starts_those_and_others_take_the_rest(rig: sshd.Rig) -> None:
+    with mounted(rig.folder / "tiny", "nr_inodes=16") as tmp:  # three for each agent, and some for its folder
+        rig.add("small", tmp=tmp)
+        rig.add("big")
+        system = Ssh(hosts="small*9,big*5", config=rig.config)
+        try:
+            launched = Launching(system).launch(6)
+            assert 6 == len(launched.instances), launched.failures
+            assert 0 < len([one for one in launched.instances if one.host == "small"]) < 5
+            assert ["small started only"] == [str(failure)[:18] for failure in launched.failures]
+        finally:
+            system.close()
+        assert rig["small"].is_empty()
+    assert rig["big"].is_empty()
+
+
 def fill(folder: Path) -> None:
     """Write until nothing more can be written."""
     with open(folder / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):

@@ -19,7 +19,7 @@ from typing import Any
 from bigm.bootstrap.agentzip import host_program
 from bigm.bootstrap.onhost import WORD
 from bigm.bootstrap.records import Launch
-from bigm.errors import BootError, SystemFault
+from bigm.errors import BootError, SystemFault, TransientError
 from bigm.routes import OFF, RELAY, make_route, unix_connect
 from bigm.systems.base import ENDED, RUNNING, Instance
 from bigm.systems.ssh.errands import Gathered, Shared
@@ -121,7 +121,7 @@ class Host:
             return [self._residents[index] for index in sorted(self._residents)]
 
     def start(self, count: int, boot: Launch, indices: Sequence[int]) -> list[Resident]:
-        """Start agents, in one command.
+        """Start agents, in one command; may return fewer, where a host has no room for all.
 
         Args:
             count: how many.
@@ -130,26 +130,35 @@ class Host:
         Raises:
             SystemFault: the host cannot be reached, or has started none.
         """
-        request = {
+        request: dict[str, Any] = {
             "do": "start",
-            "launch": {**boot._asdict(), "ca": boot.ca, "host": "", "port": 0},
+            "launch": boot._asdict(),
             "folder": self.folder,
             "indices": list(indices)[:count],
             "direct": self._direct,
         }
-        place, *records = self._ask(request, _START)
-        self.folder = place["folder"]
-        residents = [_resident(record) for record in records]
-        with self._lock:
-            self._residents.update((resident.index, resident) for resident in residents)
         try:
+            place, *records = self._ask_again(request)
+            self.folder = place["folder"]
+            residents = [_resident(record) for record in records if "pid" in record]
+            with self._lock:
+                self._residents.update((resident.index, resident) for resident in residents)
+            if not residents:
+                raise BootError(f"{self.name} could not start an agent: {records[0]['failed']}")
             self.lead()
             self._prove(residents[0])
         except SystemFault:
             with contextlib.suppress(SystemFault):
-                self.end(resident.index for resident in residents)
+                self.end(request["indices"])
             raise
         return residents
+
+    def _ask_again(self, request: Mapping[str, object]) -> list[dict[str, Any]]:
+        """Ask, and once more when the answer was lost: what was started meanwhile is not started again."""
+        try:
+            return self._ask(request, _START)
+        except TransientError:
+            return self._ask(request, _START)
 
     def _prove(self, resident: Resident) -> None:
         """See that connections arrive: a sshd may have been told to forward none, which only the first would show.

@@ -265,6 +265,8 @@ class Ssh(System):
                 except SystemFault as error:
                     tried[name] = error
                     return
+                if len(residents) < len(numbers[name]):
+                    tried[name] = BootError(f"{name} started only {len(residents)} of {len(numbers[name])} agents")
                 instances.update((one.index, host.instance(one)) for one in residents)
 
             each(list(shares), start)
