@@ -15,7 +15,7 @@ from typing import Any
 from bigm.bundle.bundle import Bundle, Dependencies
 from bigm.errors import BigmError, ConfigError
 
-_SAID_EVERY = 0.1  # of an archive, as a share of it
+_SAID_EVERY = 0.25  # of an archive, as a share of it
 
 
 class Supply:
