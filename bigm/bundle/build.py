@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 from bigm.bootstrap.records import Main
 from bigm.bundle import embedded
-from bigm.bundle.bundle import Bundle
+from bigm.bundle.bundle import Bundle, Dependencies
 from bigm.bundle.described import Described
+from bigm.bundle.driving import check_drives, driving
 from bigm.bundle.layout import Layout, find_layout, project_of
-from bigm.bundle.origins import Cache, Origins
+from bigm.bundle.origins import Cache, Origins, layers_for
 from bigm.bundle.pexfile import bundle_inside
 from bigm.bundle.programs import Programs
 from bigm.bundle.requirements import check_python, read_block
@@ -82,6 +83,8 @@ def bundle_program(
     rules: Rules,
     *,
     requirements: str = "",
+    platforms: Sequence[str] = (),
+    drives: bool = False,
     tell: Callable[[str], None],
     progress: Callable[[str], None] = lambda text: None,
     modules: Mapping[str, ModuleType] | None = MappingProxyType({}),
@@ -91,6 +94,8 @@ def bundle_program(
     Args:
         program: how it would run.
         home, rules, requirements, tell, progress: as for `make_bundle`, which also says what is raised.
+        platforms: names of those that it has distributions for; none: for machines like this computer.
+        drives: a driver is to run from it too, which needs what bigm depends on.
         modules: what it has imported; None: what this process has.
     """
     layout = find_layout(program.main.file, program.sys_path, program.cwd, modules=modules)
@@ -104,13 +109,15 @@ def bundle_program(
     origins = origins_of(program, requirements)
     if missing := origins.missing():
         tell(f"{program.main.file} asks for what is not installed here; machines get it: {', '.join(missing)}")
-    layer = origins.own_layer(Cache(store, cache_folder(home), progress))
-    for note in (*collected.notes, *layer.notes):
+    layers = _layers(driving(origins) if drives else origins, platforms, Cache(store, cache_folder(home), progress))
+    for note in dict.fromkeys([*collected.notes, *(note for layer in layers.values() for note in layer.notes)]):
         tell(note)
+    if drives:
+        check_drives(layers.values())
     return Bundle(
         program=collected.manifest,
         machine=machine,
-        dependencies={"": layer},
+        dependencies=layers,
         sys_path=layout.search_path,
         main=main,
         cwd=layout.cwd,
@@ -120,6 +127,12 @@ def bundle_program(
         origins=origins,
         hold=hold,
     )
+
+
+def _layers(origins: Origins, platforms: Sequence[str], cache: Cache) -> dict[str, Dependencies]:
+    if not platforms:
+        return {"": origins.own_layer(cache)}
+    return {platform.name: layer for platform, layer in layers_for(platforms, origins, cache)}
 
 
 def origins_of(program: Described, requirements: str = "") -> Origins:

@@ -172,7 +172,7 @@ def bundle_inside(store: Parts) -> Bundle:
     return Bundle(
         program=tree,
         machine=machine_tree(store),
-        dependencies={"": Dependencies(layer, f"pexfile-{kept.digest}", python, names)},
+        dependencies=dict.fromkeys(program.platforms, Dependencies(layer, f"pexfile-{kept.digest}", python, names)),
         sys_path=program.sys_path,
         main=program.main,
         cwd=program.cwd,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,16 @@ def bundle(
     ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Files that stay here; may be repeated.")
+    ] = None,
+    platform: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What it runs on (linux-aarch64, macosx-arm64, ...); may be repeated. Else this platform.",
+        ),
+    ] = None,
+    requirements: Annotated[
+        str | None, typer.Option(metavar="FILE", help="What says which distributions; else the environment has them.")
     ] = None,
     show: Annotated[
         bool, typer.Option("--list", help="Say what would travel, file by file, and make nothing.")
@@ -46,11 +57,11 @@ def bundle(
         "profile": profile,
         "bundle.include": include or None,
         "bundle.exclude": exclude or None,
+        "bundle.requirements": os.path.abspath(requirements) if requirements else None,
         "verbosity": "quiet" if quiet else None,
     }
-    wanted = packing.Wanted(
-        program, module, python, {name: value for name, value in flags.items() if value is not None}
-    )
+    given = {name: value for name, value in flags.items() if value is not None}
+    wanted = packing.Wanted(program, module, python, given, platform or ())
     if show:
         packing.show(wanted, as_json)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -16,7 +16,7 @@ from bigm.bundle.described import Described, describe
 from bigm.bundle.embedded import is_pexfile
 from bigm.bundle.listing import facts, listing, texts, totals
 from bigm.bundle.pexfile import build, check_output
-from bigm.bundle.platforms import of_report
+from bigm.bundle.platforms import Platform, of_report, parse
 from bigm.bundle.sources import Rules, size_text
 from bigm.cli.run import check, make_plan, same_environment
 from bigm.cli.tables import print_table
@@ -33,12 +33,14 @@ class Wanted(NamedTuple):
         module: it is a module's name.
         python: the interpreter that was asked for, or None.
         flags: settings, by dotted key.
+        platforms: names of those that it is to run on; none: this one.
     """
 
     program: str
     module: bool
     python: str | None
     flags: Mapping[str, object]
+    platforms: Sequence[str]
 
     @property
     def name(self) -> str:
@@ -49,7 +51,7 @@ class Wanted(NamedTuple):
 def show(wanted: Wanted, as_json: bool) -> None:
     """Print what would travel: totals, then everything."""
     described, settings = _look(wanted)
-    bundle = _bundle(described, settings, Terminal.of(settings))
+    bundle = _bundle(wanted, described, settings, Terminal.of(settings))
     if as_json:
         print(json.dumps(facts(bundle), indent=1))
         return
@@ -62,9 +64,10 @@ def pack(wanted: Wanted, output: Path | None, *, scie: bool, as_json: bool) -> N
     terminal = Terminal.of(settings)
     file = output or Path(wanted.name)
     check_output(file)
-    bundle = _bundle(described, settings, terminal)
+    platforms = _platforms(wanted)
+    bundle = _bundle(wanted, described, settings, terminal)
     terminal.phase(f"packing {file}")
-    made = build(file, bundle, {"": of_report(report())}, cache=cache_folder(settings.home), scie=scie)
+    made = build(file, bundle, platforms, cache=cache_folder(settings.home), scie=scie)
     if as_json:
         files = [{"path": str(path.absolute()), "size": path.stat().st_size} for path in made]
         print(json.dumps({**facts(bundle), "files": files}, indent=1))
@@ -85,9 +88,24 @@ def _look(wanted: Wanted) -> tuple[Described, Settings]:
     return describe(plan.file, module=wanted.program if wanted.module else ""), settings
 
 
-def _bundle(described: Described, settings: Settings, terminal: Terminal) -> Bundle:
-    rules = Rules(settings.bundle.include, settings.bundle.exclude, settings.bundle.limit)
-    return bundle_program(described, settings.home, rules, tell=terminal.warn, progress=terminal.phase)
+def _bundle(wanted: Wanted, described: Described, settings: Settings, terminal: Terminal) -> Bundle:
+    wishes = settings.bundle
+    return bundle_program(
+        described,
+        settings.home,
+        Rules(wishes.include, wishes.exclude, wishes.limit),
+        requirements=wishes.requirements,
+        platforms=wanted.platforms,
+        drives=True,
+        tell=terminal.warn,
+        progress=terminal.phase,
+    )
+
+
+def _platforms(wanted: Wanted) -> dict[str, Platform]:
+    """By the names that the bundle has for them."""
+    here = of_report(report())
+    return {each.name: each for each in (parse(name, here.python) for name in wanted.platforms)} or {"": here}
 
 
 def _hand_over(python: str, environ: Mapping[str, str]) -> NoReturn:

@@ -53,3 +53,9 @@ def test_an_output_that_cannot_be_written_is_said_at_once(
 ) -> None:
     said = command("bundle", "talk.py", "-o", output)
     assert (2, message.format(work=talk.parent)) == (said.status, said.err.splitlines()[0])
+
+
+def test_a_platform_that_there_is_not_is_said_with_those_that_there_are(command: Command, talk: Path) -> None:
+    said = command("bundle", "talk.py", "--platform", "sparc")
+    assert (2, "bigm: there is no platform called 'sparc'") == (said.status, said.err.splitlines()[0])
+    assert "linux-aarch64" in said.err.splitlines()[1]
