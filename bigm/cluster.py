@@ -12,9 +12,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
@@ -22,8 +21,7 @@ from bigm import config
 from bigm.authority import Authority
 from bigm.board import Board, in_thread, start_thread
 from bigm.bootstrap.records import Launch
-from bigm.bundle.bundle import Bundle
-from bigm.bundle.supply import Supply
+from bigm.bundles import Bundles
 from bigm.clock import Clock
 from bigm.ending import Leftover as Leftover
 from bigm.ending import end, owned_machines
@@ -34,8 +32,6 @@ from bigm.errors import (
     DeadlineExceeded,
     MachineStopped,
     NotPicklable,
-    NotSupported,
-    ProgramError,
     SystemFault,
 )
 from bigm.groups import Groups, abroadcast, broadcast
@@ -51,15 +47,14 @@ from bigm.rpc.codec import Home
 from bigm.rpc.tls import Credentials
 from bigm.session import Session, can_start_threads, program, session, tell_errors_plainly
 from bigm.sharing import Shared, Sharing
-from bigm.shipping import Shipping, Terms
 from bigm.steward import Common, Steward
 from bigm.supply import Source, User
 from bigm.systems.base import ENDED, Instance, Spec, System, make_system
-from bigm.tally import Tally
 from bigm.timeouts import check_timeout
 from bigm.worker import program as on_machines
 
 if TYPE_CHECKING:
+    from bigm.bundle.bundle import Bundle
     from bigm.executor import Executor
     from bigm.keeper import Keeper
     from bigm.readings import Variables
@@ -130,8 +125,6 @@ class Cluster(Groups):
         self._cancelled = False  # the task that ends it
         self._hurried = False  # told to end its machines at once
         self._left: list[Leftover] = []
-        self._bundling = threading.Lock()
-        self._own_bundle: Bundle | None = None  # made at the first start that needs it
         self._home = Home(self._authority.cluster, self.dial, worker=False)
         system.open(self._authority.cluster)
         clock = Clock(f"bigm-leases-{self.name}")
@@ -144,7 +137,15 @@ class Cluster(Groups):
             clock=clock,
         )
         pool = Pool(f"bigm-pool-{self.name}", _THREADS)
-        self._shipping = self._open_shipping(clock, pool)
+        self._bundles = Bundles(
+            self.name,
+            system,
+            settings,
+            run=self._session.run,
+            terminal=self._session.terminal,
+            clock=clock,
+            pool=pool,
+        )
         self._common = Common(
             name=self.name,
             system=system,
@@ -156,7 +157,7 @@ class Cluster(Groups):
             leases=Leases(system.timer or clock, settings.timeouts),
             keeper=None if system.capabilities.local else self._keeper(),
             sharing=self._sharing,
-            shipping=self._shipping,
+            bundles=self._bundles,
             run=self._session.run,
             output=self._session.open(self),
         )
@@ -275,10 +276,10 @@ class Cluster(Groups):
             env=env,
             args=args,
             on_worker_death=on_worker_death,
-            bundle=self._bundle(bundle),
+            bundled=self._bundles.are_needed(bundle),
         )
         self._session.terminal.phase(f"starting {_machines(count)} on {self._system.name}")
-        stewards = self._launch(count, plan)
+        stewards = self._launch_with(count, plan, bundle) if plan.bundled else self._launch(count, plan)
         for steward in stewards:
             steward.begin()
         self._tell_executors()
@@ -324,7 +325,7 @@ class Cluster(Groups):
         """
         check_timeout(timeout)
         wanted = self.machines if machines is None else machine_list("cluster.wait", machines)
-        wait = _Wait(wanted, state, self._shipping.tally)
+        wait = _Wait(wanted, state, self._bundles)
         with self._session.terminal.live(wait.status), self._board:
             wait.check(self._board.wait_for(wait.over, timeout), timeout)
 
@@ -334,7 +335,7 @@ class Cluster(Groups):
         """As `wait`, for `await`."""
         check_timeout(timeout)
         wanted = self.machines if machines is None else machine_list("cluster.await_state", machines)
-        wait = _Wait(wanted, state, self._shipping.tally)
+        wait = _Wait(wanted, state, self._bundles)
         with self._session.terminal.live(wait.status):
             wait.check(await self._board.until(wait.over, timeout), timeout)
 
@@ -499,22 +500,7 @@ class Cluster(Groups):
             ProgramError: there is no such file, or it cannot be bundled.
         """
         self._check_open()
-        from bigm.bundle.build import bundle_program  # as above
-        from bigm.bundle.described import describe
-        from bigm.bundle.sources import Rules
-
-        if not os.path.isfile(program):
-            raise ProgramError(f"there is no program {os.fspath(program)!r} to bundle")
-        settings, terminal = self._settings, self._session.terminal
-        wishes = settings.bundle
-        return bundle_program(
-            describe(os.fspath(program), module=module),
-            settings.home,
-            Rules(wishes.include, wishes.exclude, wishes.limit),
-            requirements=wishes.requirements,
-            tell=terminal.phase,
-            progress=terminal.phase,
-        )
+        return self._bundles.of(os.fspath(program), module)
 
     def shutdown(self, machines: Iterable[Machine] | None = None, timeout: float | None = None) -> list[Leftover]:
         """End machines: `teardown` of their services, their last output, their instances.
@@ -586,76 +572,6 @@ class Cluster(Groups):
 
     # --- starting
 
-    def _open_shipping(self, clock: Clock, pool: Pool) -> Shipping:
-        can, wishes, wanted = self._system.capabilities, self._settings.bundle, self._settings.python
-        own = getattr(sys, "_base_executable", sys.executable)
-        terms = Terms(
-            peers=can.peers,
-            extension=bytes if can.local else _extension_zip,
-            store=wishes.store,
-            keep=wishes.keep,
-            python=own if can.local and not wanted else "",
-            wanted=wanted,
-            supplies=Supply(
-                self._settings.home, wishes.mirror, self._session.terminal.phase, stall=self._settings.timeouts.stall
-            ),
-        )
-        terminal = self._session.terminal
-        return Shipping(
-            self.name,
-            terms,
-            timeouts=self._settings.timeouts,
-            clock=clock,
-            submit=pool.submit,
-            warn=terminal.warn,
-            say=terminal.phase,
-        )
-
-    def _bundle(self, given: Bundle | None) -> Bundle | None:
-        """What machines are brought: *given*, this program, or nothing, since they run the driver's environment."""
-        can = self._system.capabilities
-        if given is not None and not isinstance(given, Bundle):
-            raise ConfigError(f"cluster.start takes a bundle that `bigm` has made, not {given!r:.200}")
-        if given is None and can.in_place and not self._settings.bundle.rehearse:
-            return None
-        if not can.processes:
-            raise NotSupported(
-                f"machines of {self._system.name} are threads of this process, which run no bundle",
-                hint="leave it out, or take --system local",
-            )
-        from bigm.bundle import pythons  # only systems elsewhere need it
-
-        pythons.check(self._settings.python, pythons.Driver.here())
-        return given or self._make_bundle()
-
-    def _make_bundle(self) -> Bundle:
-        """The bundle of this run, which machines that start later run too, whatever was edited meanwhile."""
-        from bigm.bundle.build import make_bundle  # only systems elsewhere need one
-        from bigm.bundle.sources import Rules
-
-        with self._bundling:
-            if self._own_bundle is None:
-                settings, terminal, since = self._settings, self._session.terminal, time.monotonic()
-                rules = Rules(settings.bundle.include, settings.bundle.exclude, settings.bundle.limit)
-                found = make_bundle(
-                    settings.home,
-                    rules,
-                    requirements=settings.bundle.requirements,
-                    tell=terminal.phase,
-                    progress=terminal.phase,
-                )
-                self._session.run.event(
-                    "bundled",
-                    cluster=self.name,
-                    bundle=found.digest,
-                    files=len(found.program.files),
-                    size=found.program.size,
-                    distributions=sum(len(layer.distributions) for layer in found.dependencies.values()),
-                    seconds=round(time.monotonic() - since, 3),
-                )
-                self._own_bundle = found
-            return self._own_bundle
-
     def _keeper(self) -> Keeper:
         from bigm.keeper import Keeper  # only systems elsewhere need one
 
@@ -705,6 +621,24 @@ class Cluster(Groups):
         elif text:
             self._session.terminal.warn(text)  # of places that others have stood in for
         return self._appoint(launch, launched.instances, plan, bootstrap)
+
+    def _launch_with(self, count: int, plan: Plan, given: Bundle | None) -> list[Steward]:
+        """Launch machines that are brought a bundle; what is wrong with that is found before they cost anything."""
+        if not self._system.capabilities.local:
+            return self._launch(count, replace(plan, bundle=given or self._bundles.own()))
+        launching = start_thread(f"bigm-launch {self.name}", self._launch, count, plan)
+        try:
+            plan = replace(plan, bundle=given or self._bundles.own())
+        except BaseException:
+            with contextlib.suppress(BigmError):
+                for steward in launching.result():
+                    steward.begin()
+                    steward.stop(Cause.CANCELLED)
+            raise
+        stewards = launching.result()
+        for steward in stewards:
+            steward.bring(plan)
+        return stewards
 
     def _boot(self, launch: str, bootstrap: Credentials) -> Launch:
         limits = self._settings.timeouts
@@ -855,7 +789,7 @@ class Cluster(Groups):
             last.callback(self._see_what_is_left)
             last.callback(self._common.pool.close)
             last.callback(self._sharing.close)
-            last.callback(self._shipping.close)
+            last.callback(self._bundles.close)
             for pings in self._dialled.values():
                 last.callback(pings.close, f"cluster {self.name} is shut down")
             for steward in self._stewards:
@@ -891,12 +825,12 @@ class Cluster(Groups):
 class _Wait:
     """A wait for *machines* to be at *state* or beyond."""
 
-    def __init__(self, machines: list[Machine], state: State, tally: Tally) -> None:
+    def __init__(self, machines: list[Machine], state: State, bundles: Bundles) -> None:
         check_state(state)
         self._machines = machines
         self._waiting = self._machines
         self._state = state
-        self._tally = tally
+        self._bundles = bundles
 
     def over(self) -> bool:
         self._waiting = [machine for machine in self._waiting if machine.state < self._state]
@@ -904,7 +838,7 @@ class _Wait:
 
     def status(self) -> str:
         count = len(self._machines)
-        shipping = self._tally.status()
+        shipping = self._bundles.status()
         return f"{count - len(self._waiting)} of {_machines(count)} {self._state}" + (shipping and f" · {shipping}")
 
     def check(self, over: bool, timeout: float | None) -> None:
@@ -930,12 +864,6 @@ def _dotted(settings: Mapping[str, object]) -> dict[str, object]:
         else:
             found[key] = value
     return found
-
-
-def _extension_zip() -> bytes:
-    from bigm.bootstrap.agentzip import extension_zip
-
-    return extension_zip()
 
 
 def _agent_zip() -> bytes:

@@ -10,17 +10,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import bigm
 from bigm import config
 from bigm.bootstrap.records import Main
-from bigm.bundle.bundle import Bundle
 from bigm.errors import ConfigError, NotSupported
 from bigm.program import interpreter_options, main_module, search_path
 from bigm.rpc import codec
 from bigm.rpc.calls import take_kept
 from bigm.systems.base import Spec, System
+
+if TYPE_CHECKING:
+    from bigm.bundle.bundle import Bundle
 
 _RESERVED = ("Supervisor", "Functions", "Shares", "Agent")
 _ON_DEATH = ("stop", "restart")
@@ -47,7 +49,8 @@ class Plan:
         main: how its main module is imported.
         restart: workers that die are started anew.
         keeps: what the pickled services refer to without holding it.
-        bundle: what is brought to the machines; it says what their interpreter, path, folder and main module are.
+        bundled: the machines are brought a bundle, which says what their interpreter, path, folder and main module are.
+        bundle: that, as soon as it is made.
     """
 
     services: Mapping[str, bytes]
@@ -65,6 +68,7 @@ class Plan:
     main: Main
     restart: bool
     keeps: object
+    bundled: bool = False
     bundle: Bundle | None = None
 
 
@@ -77,7 +81,7 @@ def make_plan(
     env: Mapping[str, str] | None,
     args: Sequence[str] | None,
     on_worker_death: str = "stop",
-    bundle: Bundle | None = None,
+    bundled: bool = False,
 ) -> Plan:
     """The plan for machines of *system*; arguments as those of `Cluster.start`.
 
@@ -87,7 +91,7 @@ def make_plan(
         NotPicklable: a service cannot be pickled; names the path to what cannot.
     """
     local = system.capabilities.local
-    here = system.capabilities.in_place and bundle is None
+    here = system.capabilities.in_place and not bundled
     own = local and here
     if procs != "all" and (isinstance(procs, bool) or not isinstance(procs, int) or procs < 1):
         raise ConfigError(f'procs must be a whole number from 1, or "all", not {procs!r}')
@@ -116,7 +120,7 @@ def make_plan(
         cpus=system.expected_procs(spec) if local else 0,
         python=sys.executable if here else "",
         argv=tuple(sys.argv) if args is None else (sys.argv[0], *map(str, args)),
-        sys_path=search_path() if bundle is None else (),
+        sys_path=search_path() if not bundled else (),
         env={**inherited, **overlay} if own else {**dict.fromkeys(_NOT_FOR_MACHINES, ""), **overlay},
         inherit_env=not own,
         root=str(Path(bigm.__file__).absolute().parents[1]) if here and not local else "",
@@ -124,7 +128,7 @@ def make_plan(
         main=main_module(),
         restart=on_worker_death == "restart",
         keeps=take_kept(),
-        bundle=bundle,
+        bundled=bundled,
     )
 
 

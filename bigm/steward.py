@@ -22,6 +22,7 @@ from bigm.authority import Authority
 from bigm.board import Board
 from bigm.bootstrap.enrol import open_agent
 from bigm.bootstrap.records import EXITED, SERVING, Info, Report, WorkerSpec, WorkerStatus
+from bigm.bundles import Bundles
 from bigm.clock import Clock
 from bigm.errors import (
     BigmError,
@@ -34,7 +35,6 @@ from bigm.errors import (
     Unreachable,
     WireError,
 )
-from bigm.installed import Installed
 from bigm.leases import Lease, Leases
 from bigm.lifecycle import Action, Cause, Event, Phase, State, step
 from bigm.machine import Machine
@@ -47,14 +47,15 @@ from bigm.rpc.client import Client
 from bigm.rpc.tls import Credentials
 from bigm.runs import Run
 from bigm.sharing import Sharing
-from bigm.shipping import Shipped, Shipping
 from bigm.systems.base import ENDED, Instance, System, Timer
 from bigm.terminal import Output
 from bigm.timeouts import Timeouts
 from bigm.watch import Watch
 
 if TYPE_CHECKING:
+    from bigm.installed import Installed  # only machines that are brought a bundle need it
     from bigm.keeper import Keeper  # only systems elsewhere need one
+    from bigm.shipping import Shipped
 
 _LOOK_FIRST = 0.02  # seconds after which a broken watch is tried again; doubled from there
 _LOOK_MOST = 5.0
@@ -75,7 +76,7 @@ class Common:
         leases: renews them.
         keeper: renews them too, where machines are elsewhere.
         sharing: brings shared objects to them.
-        shipping: brings bundles to them.
+        bundles: brings them what they are to run.
         run: keeps events, journal and logs.
         output: shows output, and writes it to the logs.
     """
@@ -90,7 +91,7 @@ class Common:
     leases: Leases
     keeper: Keeper | None
     sharing: Sharing
-    shipping: Shipping
+    bundles: Bundles
     run: Run
     output: Output
 
@@ -154,6 +155,10 @@ class Steward:
         """Start the machine, whose instance is launched."""
         self.push(Event.START)
         self.push(Event.LAUNCHED)
+
+    def bring(self, plan: Plan) -> None:
+        """What the machine is to run, with its bundle, which was made while it was launched. Before `begin`."""
+        self._plan = plan
 
     def push(self, event: Event, cause: Cause | None = None, error: BigmError | None = None) -> None:
         """Take the step that *event* asks for, and perform its actions. Must not be called on the I/O thread.
@@ -340,7 +345,7 @@ class Steward:
             self.push(Event.SHIPPED)
             return
         assert self._info is not None
-        self._common.shipping.install(
+        self._common.bundles.shipping.install(
             self.machine, self._info, self._plan.bundle, done=self._shipped, failed=self._not_shipped
         )
 
@@ -673,7 +678,7 @@ class Steward:
             common.keeper.remove(machine.id)
         machine._agent.close()
         if self._plan.bundle is not None:
-            common.shipping.gone(machine)
+            common.bundles.gone(machine)
 
     def _tear_down(self) -> None:
         timeout = self._common.timeouts.teardown

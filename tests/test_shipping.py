@@ -245,7 +245,10 @@ def test_threads_of_this_process_run_no_bundle(make: Callable[..., Bundle]) -> N
 
 
 def test_what_is_no_bundle_is_refused() -> None:
-    with bigm.start("local") as cluster, pytest.raises(bigm.ConfigError, match="takes a bundle"):
+    with (
+        bigm.start("local") as cluster,
+        pytest.raises(bigm.ConfigError, match=r"takes a bundle that cluster\.bundle has made"),
+    ):
         cluster.start(1, bundle="bigpi.py")  # type: ignore[arg-type]
 
 
@@ -262,3 +265,17 @@ def test_a_machine_that_is_cancelled_while_it_is_shipped_to_ends_and_others_go_o
         machines[0].cancel()
         cluster.wait(machines[1:], timeout=60.0)
         assert machines[1].run(os.path.getsize, "data3") == 8 * MB
+
+
+def test_a_program_that_cannot_be_bundled_leaves_no_machine(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "big").write_bytes(bytes(5000))
+    monkeypatch.syspath_prepend(tmp_path / "app")
+    wishes = {**settings["bundle"], "rehearse": True, "limit": 1000}
+    with bigm.start("local", bundle=wishes) as cluster:
+        with pytest.raises(bigm.ProgramError, match="5"):
+            cluster.start(2)
+        eventually(lambda: all(steward.machine._phase.name == "ENDED" for steward in cluster._stewards), 20.0)
+        assert cluster.machines == []
