@@ -126,14 +126,14 @@ def lay_out(layer: Dependencies, cache: Path, folder: Path) -> Path:
         path.write_bytes(Path(store.path(file.digest)).read_bytes())
     environ = {**os.environ, "PEX_TOOLS": "1", "PEX_ROOT": str(folder / "root")}
     command = [sys.executable, folder / "layer" / "__main__.py", "venv", folder / "venv"]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return folder / "venv" / "bin" / "python"
 
 
 def printed(*command: str | Path) -> str:
     """What a command prints."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
