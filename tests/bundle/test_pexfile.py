@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from environments import make_environment, make_wheel
+from environments import install, make_environment, make_wheel
 from small import small_environment
 
+import sshd
 from bigm.bootstrap.records import Main
 from bigm.bootstrap.report import report
 from bigm.bundle import pexfile
@@ -96,6 +97,12 @@ def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
+def pack(python: Path, *words: str | Path, cwd: Path, home: Path) -> None:
+    """`bigm bundle` of an environment, with what it keeps in *home*."""
+    done = run(python, "-m", "bigm", "bundle", *words, env=own(home), cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def started_as(env: Mapping[str, str]) -> tuple[str, str]:
     """What a pex that ran before executes: the Python of the environment made of it, and that environment."""
     (venv,) = Path(env["HOME"], ".cache", "pex", "venvs").glob("*/*/*/pex")
@@ -159,6 +166,69 @@ def test_machines_elsewhere_get_all_from_inside_of_it(made: Path, computer: Path
             assert str(computer / ".cache/pex") not in json.dumps(each["path"])
             assert each["cwd"] == os.path.dirname(each["main"]) == each["path"][0]
         assert ("making the environment" in done.stderr) is sent, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(sshd.MISSING), reason=sshd.MISSING)
+def test_hosts_with_a_sshd_and_a_python_get_all_from_inside_of_it(made: Path, computer: Path, tmp_path: Path):
+    with sshd.Rig() as rig:
+        for name in ("alpha", "beta"):
+            rig.add(name, python=MINOR)
+        variables = clean(computer, BIGM_SSH_CONFIG=rig.config, BIGM_SSH_HOSTS="alpha,beta", BIGM_BUNDLE_STORE="")
+        done = run(made, "--system", "ssh", "--nmach", "2", "-n", "1", env=variables, cwd=tmp_path)
+        found = told(done)
+        assert ["some words"] * 2 == [each["data"] for each in found["there"]]
+        assert [["-n", "1"]] * 2 == [each["argv"][1:] for each in found["there"]]
+        inside = [each[name] for each in found["there"] for name in ("helper", "cloudpickle", "bigm", "main")]
+        assert [] == [path for path in inside if str(computer) in path]
+        assert rig["alpha"].is_empty()
+        assert rig["beta"].is_empty()
+
+
+MODULE = """
+import json, pathlib, sys
+import bigm
+from app import numbers
+
+class Tell:
+    def tell(self):
+        return [numbers.__name__, sys.modules["__main__"].__spec__.name, numbers.one(), sys.argv[1:]]
+
+def main():
+    with bigm.start() as cluster:
+        (machine,) = cluster.start(1, services={"Tell": Tell()})
+        print(json.dumps(machine.call("Tell.tell")))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+def test_a_module_of_a_project_with_src_is_run_as_python_m_runs_it(environment: Path, computer: Path, tmp_path: Path):
+    package = tmp_path / "project" / "src" / "app"
+    package.mkdir(parents=True)
+    (tmp_path / "project" / "pyproject.toml").touch()
+    (package / "__init__.py").touch()
+    (package / "numbers.py").write_text("def one():\n    return 1\n")
+    (package / "main.py").write_text(MODULE)
+    pack(environment, "-m", "app.main", "-o", tmp_path / "app.pex", cwd=package.parent, home=computer)
+    shutil.rmtree(tmp_path / "project")
+    done = run(tmp_path / "app.pex", "x", env=clean(computer, BIGM_BUNDLE_REHEARSE="1"), cwd=tmp_path)
+    assert ["app.numbers", "app.main", 1, ["x"]] == told(done)
+
+
+@pytest.mark.slow
+def test_a_command_of_the_environment_is_a_program_too(environment: Path, computer: Path, tmp_path: Path):
+    module = MODULE.replace("from app import numbers", "import command_numbers as numbers").replace(".__spec__", "")
+    files = {
+        "command_app.py": module.replace('["__main__"].name', '["__main__"].__name__'),
+        "command_numbers.py": "def one():\n    return 1\n",
+    }
+    install(environment, make_wheel(tmp_path, "command-app", files=files, scripts={"ask-app": "command_app:main"}))
+    pack(environment, "ask-app", "-o", tmp_path / "app.pex", cwd=tmp_path, home=computer)
+    done = run(tmp_path / "app.pex", "x", env=clean(computer), cwd=tmp_path)
+    assert ["command_numbers", "__bigm_main__", 1, ["x"]] == told(done)
 
 
 @pytest.mark.slow
