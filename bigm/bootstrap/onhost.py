@@ -71,7 +71,8 @@ def start(request: "dict[str, Any]") -> "list[dict[str, Any]]":
 def make_folder() -> str:
     """A folder of this cluster on this host, where paths are short and files can be written."""
     folder = tempfile.gettempdir()
-    return tempfile.mkdtemp(prefix="bigm-", dir=folder if len(folder) < LONGEST - 30 else "/tmp")
+    fits = len(folder) < LONGEST - 30 and ":" not in folder  # which ends a path, for ssh
+    return tempfile.mkdtemp(prefix="bigm-", dir=folder if fits else "/tmp")
 
 
 def start_one(request: "dict[str, Any]", cluster_folder: str, index: int) -> "dict[str, Any]":

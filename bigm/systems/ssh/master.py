@@ -15,6 +15,7 @@ Source: OpenSSH's PROTOCOL.mux, ssh(1), ssh_config(5).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import socket
@@ -135,7 +136,8 @@ class Master:
     def close(self) -> None:
         """End the connection, if it is ours."""
         if self._control == self._own and self.is_open():
-            self._ssh(["-O", "exit"], [], _CONTROL_TIMEOUT)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it ends by itself, then
+                self._ssh(["-O", "exit"], [], _CONTROL_TIMEOUT)
 
     def settings(self) -> dict[str, str]:
         """What ssh knows of the host by its configuration; nothing is dialled.

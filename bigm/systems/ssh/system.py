@@ -337,7 +337,7 @@ def _is_word(text: str) -> bool:
 def _make_folder() -> tuple[str, int]:
     """A folder for sockets, locked as long as we live; and none that a killed driver has left."""
     place = tempfile.gettempdir()
-    place = place if len(place) <= _LONGEST else "/tmp"
+    place = place if len(place) <= _LONGEST and ":" not in place else "/tmp"  # a colon ends a path, for ssh
     for left in Path(place).glob(_PREFIX + "*"):
         _remove_abandoned(left)
     new = tempfile.mkdtemp(prefix="bigm-new-", dir=place)
