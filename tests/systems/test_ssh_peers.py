@@ -101,3 +101,12 @@ def test_a_host_that_forwards_nothing_back_has_machines_that_say_so_to_one_anoth
 def test_a_way_between_machines_that_is_none_is_refused(rig: sshd.Rig) -> None:
     with pytest.raises(ConfigError, match=r"ssh\.peers must be driver, direct or off, not 'maybe'"):
         Ssh(hosts="alpha", peers="maybe")
+
+
+@pytest.mark.slow
+def test_machines_that_come_when_all_others_have_ended_are_led_to_one_another_too(rig: sshd.Rig) -> None:
+    with start(rig, "alpha,beta", 2, "driver") as cluster:
+        cluster.shutdown(cluster.machines)
+        first, second = cluster.start(2, services={"S": Speaker()})
+        cluster.wait([first, second])
+        assert "hello" == first.call("S.ask", second.addr, "hello")

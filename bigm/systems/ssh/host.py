@@ -139,7 +139,8 @@ class Host:
         }
         try:
             place, *records = self._ask_again(request)
-            self.folder = place["folder"]
+            if self.folder != place["folder"]:  # the former one went with the last agent in it, and the relay's socket
+                self.folder, self._relayed = place["folder"], 0
             residents = [_resident(record) for record in records if "pid" in record]
             with self._lock:
                 self._residents.update((resident.index, resident) for resident in residents)
@@ -199,13 +200,14 @@ class Host:
     def _lead_back(self) -> None:
         """Make the socket there by which machines reach others; a host that will have none is only told of."""
         there, generation = f"{self.folder}/{RELAY}", self.master.generation
+        apart = ""
         try:
             if self._relayed:  # a socket that has lost its connection stays
                 self.master.run(f"rm -f {shlex.quote(there)}", "", _ASK)
             self.master.forward_back(there, self._relay)
         except SystemFault as error:
-            self._apart = f"{OFF}: {error.message}"
-        self._relayed = generation
+            apart = f"{OFF}: {error.message}"
+        self._apart, self._relayed = apart, generation
 
     def way(self, index: int) -> str:
         """Path of the local socket that leads to an agent."""
