@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import time
@@ -53,7 +54,7 @@ def start(request: "dict[str, Any]") -> "list[dict[str, Any]]":
     name = request["launch"]["cluster"]
     known = {record["index"]: record for record in records() if record["cluster"] == name and record["alive"]}
     folder = request["folder"] or next((os.path.dirname(record["folder"]) for record in known.values()), "")
-    if not os.path.isdir(folder):
+    if not is_own(folder):
         folder = make_folder()
     agents = []
     for index in request["indices"]:
@@ -66,6 +67,14 @@ def start(request: "dict[str, Any]") -> "list[dict[str, Any]]":
         leave(folder)
     python = ".".join(map(str, sys.version_info[:3]))
     return [{"folder": folder, "python": python, "executable": sys.executable}, *agents]
+
+
+def is_own(folder: str) -> bool:
+    """Whether a folder is there and ours: once ours was removed, anybody may have made another one of its name."""
+    with contextlib.suppress(OSError):
+        found = os.lstat(folder)
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return False
 
 
 def make_folder() -> str:
