@@ -350,8 +350,8 @@ def records() -> "list[dict[str, Any]]":
 def is_alive(path: str) -> bool:
     """Whether the process lives that locked this record."""
     try:
-        with open(path, "rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: who asks at the same time is not to see us
     except FileNotFoundError:
         return False
     except OSError:

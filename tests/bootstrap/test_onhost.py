@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -26,3 +27,14 @@ def test_a_folder_of_the_name_that_ours_had_is_used_no_more_when_it_is_somebody_
     [place] = onhost.start(request)
     assert place["folder"] != str(link)
     assert os.listdir(theirs) == []
+
+
+def test_two_who_ask_at_once_whether_an_agent_lives_do_not_take_one_another_for_it(tmp_path: Path) -> None:
+    record = tmp_path / "c-0.json"
+    record.touch()
+    with open(record, "rb") as other:  # as `is_alive` of another process has it for a moment
+        fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert not onhost.is_alive(str(record))
+    with open(record, "rb+") as agent:
+        fcntl.flock(agent, fcntl.LOCK_EX)
+        assert onhost.is_alive(str(record))
