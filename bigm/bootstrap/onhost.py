@@ -102,17 +102,19 @@ def start_one(request: "dict[str, Any]", cluster_folder: str, index: int) -> "di
     path, lock = new_record(record)
     read, write = os.pipe()
     if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
-            os.close(read)
-            record["pid"] = os.getpid()
-            os.pwrite(lock, json.dumps(record).encode(), 0)
-            os.write(write, b"%d" % record["pid"])
-            os.close(write)
-            os.umask(request["umask"])
-            detach(errors)
-            be(launch, listener, request["boot"], path, record)
-        os._exit(0)
+        try:
+            os.setsid()
+            if os.fork() == 0:
+                os.close(read)
+                record["pid"] = os.getpid()
+                os.pwrite(lock, json.dumps(record).encode(), 0)
+                os.write(write, b"%d" % record["pid"])
+                os.close(write)
+                os.umask(request["umask"])
+                detach(errors)
+                be(launch, listener, request["boot"], path, record)
+        finally:
+            os._exit(0)  # never goes on as our parent does, whatever went wrong
     os.wait()
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
