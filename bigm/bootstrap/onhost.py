@@ -8,6 +8,7 @@ Each agent has a record, a small file in the user's cache folder, locked for as 
 the proof of life: process ids are used again, and a record outlives a computer that was switched off.
 """
 
+import atexit
 import contextlib
 import fcntl
 import glob
@@ -176,6 +177,7 @@ def be(launch: "dict[str, Any]", listener: socket.socket, source: str, path: str
             os.unlink(path)
         shutil.rmtree(launch["folder"], ignore_errors=True)
         leave(os.path.dirname(launch["folder"]))
+        atexit._run_exitfuncs()  # what the agent keeps elsewhere goes too
         os._exit(code)
 
 

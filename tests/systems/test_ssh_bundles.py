@@ -53,6 +53,7 @@ def test_hosts_run_what_was_brought_and_keep_it_for_the_next_run(rig: sshd.Rig, 
         cluster.start(2, bundle=bundle)
         cluster.wait(timeout=120.0)
         assert sum(event["sent"] for event in shipped(cluster)) < 2 * 150_000
+    assert [] == [*(rig["alpha"].home / ".cache" / "bigm" / "users").iterdir()], "a machine left what it was receiving"
 
 
 def test_a_connection_that_is_cut_while_shipping_costs_nothing_but_time(rig: sshd.Rig, tmp_path: Path) -> None:
