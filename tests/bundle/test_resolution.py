@@ -28,8 +28,8 @@ ARM = platforms.named("linux-aarch64", MINOR)
 ARM_TAG = f"{ABI}-{ABI}-manylinux_2_17_aarch64.manylinux2014_aarch64"
 HERE_TAG = f"{ABI}-{ABI}-manylinux_2_17_x86_64.manylinux2014_x86_64"
 
-# pex's own pip needs no index to be had from. Where it does not run, these tests need one.
-pytestmark = [] if sys.version_info < (3, 12) else [pytest.mark.slow]
+# The only pip that pex need not have from an index is its own.
+pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="pex has no pip of its own for this Python")
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +40,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
-    if sys.version_info < (3, 12):
-        monkeypatch.setenv("PIP_NO_INDEX", "1")
-        monkeypatch.setattr(resolution, "PIP", "vendored")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr(resolution, "PIP", "vendored")
     return folder
 
 
