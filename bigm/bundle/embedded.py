@@ -37,8 +37,8 @@ _MARK = "__bigm_program__"  # in the main module of a program that `run` runs
 FILE_VARIABLE = "PEX"  # pex's own: the file that the environment was made of
 
 
-_END_OF_ZIP = b"PK\x05\x06"
-_END_SIZE = 22  # bytes, without a comment, which pex writes none of
+END_OF_ZIP = b"PK\x05\x06"  # what the last bytes of a zip file begin with
+END_SIZE = 22  # how many those are, without a comment, which pex writes none of
 
 
 class Program(NamedTuple):
@@ -80,8 +80,8 @@ def is_pexfile(path: str) -> bool:
     """Whether *path* is a self-contained pex, made by `bigm bundle`. Reads a few bytes of what is no zip file."""
     try:
         with open(path, "rb") as file:
-            file.seek(-_END_SIZE, os.SEEK_END)
-            if not file.read().startswith(_END_OF_ZIP):
+            file.seek(-END_SIZE, os.SEEK_END)
+            if not file.read().startswith(END_OF_ZIP):
                 return False
         with opened(path) as archive:
             return FACTS in archive.namelist()

@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import shutil
+import struct
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -163,12 +164,12 @@ def bundle_inside(store: Parts) -> Bundle:
             if store.have([file.digest]):
                 keep_bytes(store, archive.read(f"{embedded.TREE}/{file.path}"))
         distributions = _info(archive.read(_INFO))["requirements"]
+        kept = _keep_pex(store, path)
     keep_bytes(store, tree.to_bytes())
-    kept = keep_file(store, path)
-    layer = Manifest([File(_ON_MACHINES, *kept)])
+    layer = Manifest([kept])
     keep_bytes(store, layer.to_bytes())
     python = "{}.{}".format(*sys.version_info)
-    names = tuple(sorted(text.replace("==", " ") for text in distributions))
+    names = tuple(sorted(text.partition(";")[0].replace("==", " ") for text in distributions))
     return Bundle(
         program=tree,
         machine=machine_tree(store),
@@ -179,6 +180,20 @@ def bundle_inside(store: Parts) -> Bundle:
         python=python,
         store=store,
     )
+
+
+def _keep_pex(store: Parts, path: str) -> File:
+    """Have the pex in the store: all of the file, or what of it is the pex in an executable that has a Python, too.
+
+    Source: "Packaging a scie executable" of scie-jump: a launcher, files of which the last is a zip, a line of JSON.
+    """
+    if embedded.is_pexfile(path):
+        return File(_ON_MACHINES, *keep_file(store, path))
+    data = Path(path).read_bytes()
+    end = data.rindex(embedded.END_OF_ZIP)
+    size, offset = struct.unpack_from("<II", data, end + 12)  # of the zip's directory, which lies just before its end
+    data = data[end - size - offset : end + embedded.END_SIZE]
+    return File(_ON_MACHINES, keep_bytes(store, data), len(data))
 
 
 def _info(data: bytes) -> dict[str, Any]:

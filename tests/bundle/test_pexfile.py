@@ -103,9 +103,11 @@ def pack(python: Path, *words: str | Path, cwd: Path, home: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def started_as(env: Mapping[str, str]) -> tuple[str, str]:
+def started_as(file: Path, env: Mapping[str, str]) -> tuple[str, str]:
     """What a pex that ran before executes: the Python of the environment made of it, and that environment."""
-    (venv,) = Path(env["HOME"], ".cache", "pex", "venvs").glob("*/*/*/pex")
+    with zipfile.ZipFile(file) as archive:
+        content = json.loads(archive.read("PEX-INFO"))["pex_hash"]
+    (venv,) = Path(env["HOME"], ".cache", "pex", "venvs").glob(f"*/{content}/*/pex")
     return str(venv.parent / "bin" / "python"), str(venv.parent)
 
 
@@ -237,11 +239,24 @@ def test_a_file_that_was_replaced_meanwhile_is_not_shipped(made: Path, computer:
     shutil.copy(made, file)
     variables = clean(computer, BIGM_BUNDLE_REHEARSE="1", BIGM_BUNDLE_STORE=str(tmp_path / "store"))
     assert told(run(file, env={**variables, "BIGM_BUNDLE_REHEARSE": "0"}, cwd=tmp_path))
-    python, venv = started_as(variables)
+    python, venv = started_as(file, variables)
     file.unlink()
     done = run(python, "-I", venv, env={**variables, "PEX": str(file)}, cwd=tmp_path)
     assert f"cannot read the program in {file}: [Errno 2]" in done.stderr
     assert 2 == done.returncode
+
+
+@pytest.mark.slow
+def test_an_executable_with_a_python_in_it_forms_machines_of_the_pex_inside(made: Path, computer: Path, tmp_path: Path):
+    """Such a file is a launcher, a Python, the pex, and a line of JSON; started, it names itself as the pex."""
+    file = tmp_path / "ask"
+    manifest = json.dumps({"scie": {"lift": {"files": [{"name": "cpython.tar.gz"}, {"name": "ask.pex"}]}}})
+    file.write_bytes(os.urandom(100_000) + made.read_bytes() + f"\n{manifest}\n".encode())
+    assert told(run(made, env=clean(computer), cwd=tmp_path))
+    python, venv = started_as(made, clean(computer))
+    variables = clean(computer, PEX=str(file), BIGM_BUNDLE_REHEARSE="1", BIGM_BUNDLE_STORE=str(tmp_path / "store"))
+    found = told(run(python, "-I", venv, env=variables, cwd=tmp_path))
+    assert ["some words"] == [each["data"] for each in found["there"]]
 
 
 @pytest.mark.slow
