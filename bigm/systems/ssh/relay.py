@@ -69,8 +69,17 @@ class Relay:
                     key.data(mask)
         for joint in list(self._joints):
             self._drop(joint)
+        self._discard()
         for end in (self._listener, self._wake_in, self._wake_out, self._selector):
             end.close()
+
+    def _discard(self) -> None:
+        """Close what was dialled for nobody: the end came first."""
+        with contextlib.suppress(IndexError):
+            while True:
+                _, there = self._ready.popleft()
+                if there is not None:
+                    there.close()
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # closed: nobody waits any more
@@ -118,6 +127,8 @@ class Relay:
                 there = self._dial(locator, _DIAL)
             self._ready.append((joint, there))
             self._wake()
+            if self._closed:
+                self._discard()
 
         try:
             threading.Thread(target=dial, name="bigm-relay-dial", daemon=True).start()
