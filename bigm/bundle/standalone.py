@@ -190,7 +190,8 @@ def _go_on(wanted: _Wanted, archives: Parts, received: int, timeout: float, prog
             if offset < total:
                 raise _Cut("the connection ended early")
     try:
-        archives.put(wanted.digest, offset, b"", last=True)
+        if archives.put(wanted.digest, offset, b"", last=True) != offset:
+            raise _Cut("it has become shorter than what is here of it")
     except PartError as error:
         raise FetchError(
             f"{wanted.address} is not what its digest says: {error.message}",

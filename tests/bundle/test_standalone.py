@@ -180,6 +180,14 @@ def test_an_end_that_was_not_verified_is_verified(mirror: Mirror, tmp_path: Path
     assert CONTENT == get(mirror, tmp_path).path.read_bytes()
 
 
+def test_a_server_that_has_less_than_is_here_is_given_up(mirror: Mirror, tmp_path: Path):
+    Parts(str(tmp_path)).put(DIGEST, 0, CONTENT, last=False)
+    mirror.ranges, mirror.files[NAME] = False, CONTENT[:1000]
+    with pytest.raises(FetchError, match="it has become shorter than what is here of it"):
+        get(mirror, tmp_path)
+    assert len(mirror.asked_for_archives()) == 4
+
+
 def test_a_wrong_content_is_refused_and_forgotten(mirror: Mirror, tmp_path: Path):
     mirror.files[NAME] = b"x" + CONTENT[1:]
     for _ in range(2):
