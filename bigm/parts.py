@@ -92,7 +92,7 @@ class Parts:
         try:
             with open(self.path(digest), "rb") as part:
                 part.seek(offset)
-                return part.read(size)
+                return part.read(max(0, size))  # of a negative one Python makes all
         except FileNotFoundError:
             raise PartError(f"part {digest[:12]} is not here") from None
 

@@ -119,9 +119,13 @@ class Installer:
         Raises:
             PartError: one is not here, or they are more than that.
         """
-        found = [self._store.parts.get(digest, 0, _GET_BYTES + 1) for digest in digests]
-        if sum(map(len, found)) > _GET_BYTES:
-            raise PartError(f"{len(found)} parts are more than {_GET_BYTES >> 20} MiB", hint="get each by itself")
+        found = []
+        room = _GET_BYTES
+        for digest in digests:
+            found.append(self._store.parts.get(digest, 0, room + 1))
+            room -= len(found[-1])
+            if room < 0:
+                raise PartError(f"{len(digests)} parts are more than {_GET_BYTES >> 20} MiB", hint="get each by itself")
         return found
 
     def sizes(self, digests: Iterable[str]) -> dict[str, int]:

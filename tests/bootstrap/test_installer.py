@@ -146,6 +146,7 @@ def test_other_machines_may_ask_for_parts_and_nothing_else(place, store):
     assert {} == peer.call("Installer.have", ([digest],))
     assert {digest_of(b"1"): 1} == peer.call("Installer.sizes", ([digest_of(b"1"), digest_of(b"2")],))
     assert b"1" == peer.call("Installer.get", (digest_of(b"1"), 0, 100))
+    assert b"" == peer.call("Installer.get", (digest_of(b"1"), 0, -1)), "that is no size, and not all of it"
     assert [b"1"] == peer.call("Installer.get_many", ([digest_of(b"1")],))
     for method, args in (
         ("open", ()),
