@@ -23,7 +23,6 @@ from bigm.terminal import Terminal
 
 if TYPE_CHECKING:
     from bigm.bundle.bundle import Bundle
-    from bigm.bundle.sources import Rules
     from bigm.shipping import Shipping
 
 
@@ -87,13 +86,14 @@ class Bundles:
     def own(self) -> Bundle:
         """The bundle of this run, which machines that start later run too, whatever was edited meanwhile."""
         from bigm.bundle.build import make_bundle
+        from bigm.bundle.sources import Rules
 
         with self._making:
             if self._own is None:
                 since = time.monotonic()
                 found = make_bundle(
                     self._settings.home,
-                    self._rules(),
+                    Rules.of(self._settings),
                     requirements=self._settings.bundle.requirements,
                     tell=self._terminal.phase,
                     progress=self._terminal.phase,
@@ -114,13 +114,14 @@ class Bundles:
         """The bundle of another program; see `Cluster.bundle`."""
         from bigm.bundle.build import bundle_program
         from bigm.bundle.described import describe
+        from bigm.bundle.sources import Rules
 
         if not os.path.isfile(program):
             raise ProgramError(f"there is no program {program!r} to bundle")
         return bundle_program(
             describe(program, module=module),
             self._settings.home,
-            self._rules(),
+            Rules.of(self._settings),
             requirements=self._settings.bundle.requirements,
             tell=self._terminal.phase,
             progress=self._terminal.phase,
@@ -147,12 +148,6 @@ class Bundles:
         """Bring nothing any more."""
         if self._shipping is not None:
             self._shipping.close()
-
-    def _rules(self) -> Rules:
-        from bigm.bundle.sources import Rules
-
-        wishes = self._settings.bundle
-        return Rules(wishes.include, wishes.exclude, wishes.limit)
 
     def _open_shipping(self) -> Shipping:
         from bigm.bundle.supply import Supply

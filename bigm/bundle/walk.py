@@ -2,11 +2,12 @@
 
 Who says whether an entry travels, the first that says anything:
 
-1. what is on `sys.path`, and the script itself: travel;
-2. `Rules.include`: travels, also out of a folder that does not;
-3. `Rules.exclude`: does not;
-4. the `.bigmignore` nearest to it, then those of the folders above, up to the anchor;
-5. what nobody wants on a machine, by name or by what is in it: version control, virtual environments, caches, build
+1. what bigm keeps for itself (its home, the store of parts): does not, wherever it lies;
+2. what is on `sys.path`, and the script itself: travel;
+3. `Rules.include`: travels, also out of a folder that does not;
+4. `Rules.exclude`: does not;
+5. the `.bigmignore` nearest to it, then those of the folders above, up to the anchor;
+6. what nobody wants on a machine, by name or by what is in it: version control, virtual environments, caches, build
    leftovers. `.gitignore` says nothing here: data that git must not see is data all the same.
 
 A link stands for what it leads to, wherever that is; one that leads back to a folder it lies in is passed over.
@@ -18,12 +19,15 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bigm.bundle.anchors import Anchor
 from bigm.bundle.ignore import Patterns
 from bigm.bundle.interpreter import is_within
 from bigm.errors import ProgramError
+
+if TYPE_CHECKING:
+    from bigm.config import Settings
 
 IGNORE_FILE = ".bigmignore"
 LIMIT = 2**30  # bytes of a program's tree, where nothing else is set
@@ -48,11 +52,20 @@ class Rules:
         include: patterns, as in a .gitignore, of what travels though it would be left out; relative to each anchor.
         exclude: patterns of what is left out besides.
         limit: bytes that may travel in all.
+        private: folders on this computer, real paths, that travel in no case: what bigm keeps for itself.
     """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     limit: int = LIMIT
+    private: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Rules:
+        """The rules that *settings* give."""
+        wishes = settings.bundle
+        own = (str(settings.home), os.path.expanduser(wishes.store))
+        return cls(wishes.include, wishes.exclude, wishes.limit, tuple(os.path.realpath(path) for path in own if path))
 
 
 class Found(NamedTuple):
@@ -106,6 +119,7 @@ class Walk:
     def __post_init__(self) -> None:
         self._include = Patterns(self.rules.include)
         self._exclude = Patterns(self.rules.exclude)
+        self._private_names = {os.path.basename(path) for path in self.rules.private}
         self._count = 0
 
     def files(self) -> Iterator[Found]:
@@ -126,6 +140,8 @@ class Walk:
             folder = folder._replace(ignores=(own, *folder.ignores))
         own_environment = not folder.below and "pyvenv.cfg" in here
         for entry in entries:
+            if self._is_private(entry):
+                continue
             below = folder.below + entry.name
             kind = self._kind(entry)
             said = self._said(folder, below, kind == "folder")
@@ -140,6 +156,9 @@ class Walk:
                 self._count_one()
             if not said and folder.inside and not entry.name.endswith(_BYTECODE):
                 self.left_out.append(entry.path)
+
+    def _is_private(self, entry: os.DirEntry[str]) -> bool:
+        return entry.name in self._private_names and os.path.realpath(entry.path) in self.rules.private
 
     def _kind(self, entry: os.DirEntry[str]) -> str:
         """What an entry is, or a link leads to: "file", "folder", or "": neither, or nothing at all."""

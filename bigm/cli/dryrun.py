@@ -56,16 +56,18 @@ def what_travels(file: str, module: str, settings: Settings) -> Bundle | str:
     from bigm.terminal import Terminal
 
     system = find_system(settings.system)(**settings.systems.get(settings.system, {}))
-    wishes = settings.bundle
-    if system.capabilities.in_place and not wishes.rehearse:
+    if system.capabilities.in_place and not settings.bundle.rehearse:
         return _IN_PLACE
     if embedded.is_pexfile(file):
         return "what is inside of the file"
     terminal = Terminal.of(settings)
-    rules = Rules(wishes.include, wishes.exclude, wishes.limit)
-    program = describe(file, module=module)
     return bundle_program(
-        program, settings.home, rules, requirements=wishes.requirements, tell=terminal.warn, progress=terminal.phase
+        describe(file, module=module),
+        settings.home,
+        Rules.of(settings),
+        requirements=settings.bundle.requirements,
+        tell=terminal.warn,
+        progress=terminal.phase,
     )
 
 

@@ -89,12 +89,11 @@ def _look(wanted: Wanted) -> tuple[Described, Settings]:
 
 
 def _bundle(wanted: Wanted, described: Described, settings: Settings, terminal: Terminal) -> Bundle:
-    wishes = settings.bundle
     return bundle_program(
         described,
         settings.home,
-        Rules(wishes.include, wishes.exclude, wishes.limit),
-        requirements=wishes.requirements,
+        Rules.of(settings),
+        requirements=settings.bundle.requirements,
         platforms=wanted.platforms,
         drives=True,
         tell=terminal.warn,

@@ -18,6 +18,7 @@ from bigm.bundle.embedded import FACTS
 from bigm.bundle.layout import find_layout
 from bigm.bundle.snapshot import Changed, keep_bytes, keep_file
 from bigm.bundle.sources import Collected, Rules, collect, largest, machine_tree
+from bigm.config import load
 from bigm.errors import BigmError, ProgramError
 from bigm.manifest import Manifest
 from bigm.parts import Parts
@@ -192,6 +193,13 @@ def test_include_reaches_into_what_is_left_out(app: Path, store: Parts):
 def test_a_folder_that_is_included_has_its_caches_left_out_still(app: Path, store: Parts):
     write(app, "env/pyvenv.cfg", "env/x.py", "env/__pycache__/x.pyc")
     assert ["env/pyvenv.cfg", "env/x.py"] == taken(app, store, rules=Rules(include=("env",)))
+
+
+def test_what_bigm_keeps_for_itself_travels_in_no_case(app: Path, store: Parts):
+    write(app, ".bigm/runs/1/run.json", ".bigm/cache/x", "kept/parts/x", "sub/.bigm/x", "x.py")
+    environ = {"BIGM_HOME": str(app / ".bigm"), "BIGM_BUNDLE_STORE": str(app / "kept"), "BIGM_BUNDLE_INCLUDE": "*"}
+    rules = Rules.of(load(environ=environ))
+    assert ["sub/.bigm/x", "x.py"] == taken(app, store, rules=rules)
 
 
 def test_the_script_and_folders_of_the_search_path_travel_whatever_is_left_out(app: Path, store: Parts):
