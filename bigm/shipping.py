@@ -12,8 +12,10 @@ The machine's half: `bigm.bootstrap.installer`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -358,7 +360,30 @@ class Shipping:
         return ()
 
     def _content(self, digest: str, offset: int = 0) -> bytes:
-        return self._contents[digest][0].get(digest, offset, PIECE)
+        store, size = self._contents[digest]
+        data = store.get(digest, offset, PIECE)
+        if len(data) < min(PIECE, size - offset):
+            raise PartError(f"part {digest[:12]} ends after {offset + len(data)} of {size} bytes")
+        return data
+
+    def _damaged(self, digests: Sequence[str]) -> PartError | None:
+        """Remove from the driver's store what is not what it should be, so that the next run has it anew."""
+        for digest in digests:
+            store, size = self._contents[digest]
+            if digest in store.have([digest]):
+                continue
+            found = hashlib.sha256()
+            with contextlib.suppress(PartError):  # it is short
+                for offset in range(0, size, PIECE):
+                    found.update(self._content(digest, offset))
+            if found.hexdigest() != digest:
+                with contextlib.suppress(OSError):
+                    os.unlink(store.path(digest))
+                return PartError(
+                    f"part {digest[:12]} on this computer is damaged, and is removed",
+                    hint="start the run again: it is made anew",
+                )
+        return None
 
     def _fetch(self, transfer: Transfer, sources: Sequence[_Visit]) -> Steps[Sequence[str]]:
         """Have a machine fetch parts from those of another store; those that did not arrive."""
@@ -391,7 +416,7 @@ class Shipping:
         if isinstance(error, WireError) and receiver in place.visits and len(place.living()) > 1:
             place.visits.remove(receiver)  # another machine of that computer may be reached
         elif isinstance(error, WireError) or place.refusals >= _TRIES:
-            self._drop(transfer.target, error)
+            self._drop(transfer.target, (isinstance(error, PartError) and self._damaged(transfer.digests)) or error)
 
     def _forget(self, machine: Machine) -> None:
         for id, place in list(self._places.items()):

@@ -172,6 +172,25 @@ def test_what_a_peer_has_damaged_comes_from_the_driver(make: Callable[..., Bundl
         assert shipped(cluster)[-1]["sent"] >= 2 * MB
 
 
+@pytest.mark.parametrize("size", [1000, 3 * MB])
+@pytest.mark.parametrize("short", [0, 10])
+def test_what_is_damaged_on_this_computer_is_said_and_there_again_in_the_next_run(
+    make: Callable[..., Bundle], settings: dict[str, Any], size: int, short: int
+) -> None:
+    data = os.urandom(size)
+    bundle = make(data=data)
+    part = Path(bundle.store.path(bundle.program.files[0].digest))
+    part.write_bytes(bytes(size - short))
+    with bigm.start("local", **settings) as cluster:
+        [machine] = cluster.start(1, bundle=bundle)
+        with pytest.raises(bigm.BigmError, match="on this computer is damaged"):
+            cluster.wait(timeout=30.0)
+        assert not part.exists()
+        [machine] = cluster.start(1, bundle=make(data=data))
+        cluster.wait([machine], timeout=30.0)
+        assert data == machine.run(Path.read_bytes, Path("data"))
+
+
 def test_a_peer_that_vanishes_is_replaced_by_the_driver(make: Callable[..., Bundle]) -> None:
     bundle = make(**{f"data{n}": os.urandom(4 * MB) for n in range(4)})
     with bigm.start("local", **PRIVATE) as cluster:

@@ -72,6 +72,14 @@ def test_a_layer_whose_parts_are_not_all_here_is_made_again(store: Parts, layers
     assert here(store, layer)
 
 
+def test_a_layer_with_a_part_that_a_crash_has_left_short_is_made_again(store: Parts, layers: Layers):
+    layer = have(layers, A, "whole")
+    part = Path(store.path(layer.manifest.files[0].digest))
+    part.write_bytes(part.read_bytes()[:2])
+    assert layer == have(layers, A, "whole")
+    assert b"whole" == part.read_bytes()
+
+
 def test_facts_that_were_not_written_to_their_end_count_as_none(tmp_path: Path, layers: Layers):
     layer = have(layers, A, "x")
     facts = tmp_path / "layers" / A
