@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -135,6 +138,23 @@ def test_a_connection_that_is_cut_is_made_again_and_calls_tell_whether_they_may_
         assert 2 == machine.options(timeout=60.0).call("S.work")
         assert [bigm.State.RUNNING] * 2 == [each.state for each in machines]
     assert empty(rig)
+
+
+def test_sockets_of_a_driver_that_was_killed_with_its_connection_are_removed_by_the_next() -> None:
+    place = Path(os.environ["TMPDIR"])
+    left = [place / f"bigm-ssh-{name}" for name in ("living", "dead")]
+    with contextlib.ExitStack() as held:
+        for folder in left:
+            folder.mkdir()
+            (folder / "lock").touch()
+            master = held.enter_context(socket.socket(socket.AF_UNIX))
+            master.bind(str(folder / "h0"))
+            master.listen() if folder.name.endswith("living") else master.close()
+        system = Ssh(hosts="nobody")
+        system.open("c0")
+        system.close()
+        assert [True, False] == [folder.exists() for folder in left]
+    shutil.rmtree(left[0])
 
 
 def test_an_agent_that_is_killed_is_told_of_and_leaves_nothing(rig: sshd.Rig) -> None:

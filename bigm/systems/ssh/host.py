@@ -191,7 +191,7 @@ class Host:
         """
         with self._ways:
             living = [resident for resident in self.residents if resident.state == RUNNING]
-            missing = [resident for resident in living if not _answers(self.way(resident.index))]
+            missing = [resident for resident in living if not answers(self.way(resident.index))]
             if missing:
                 self.master.forward((self.way(one.index), one.address) for one in missing)
             if self._relay and self._relayed != self.master.generation:
@@ -335,7 +335,8 @@ class Host:
         return answers
 
 
-def _answers(path: str) -> bool:
+def answers(path: str) -> bool:
+    """Whether somebody listens at a local socket."""
     try:
         unix_connect(path, 1.0).close()
     except OSError:

@@ -24,7 +24,7 @@ from bigm.routes import OFF
 from bigm.systems.base import Capabilities, Finding, Instance, Launched, Spec, System
 from bigm.systems.ssh.doctor import examine
 from bigm.systems.ssh.errands import each
-from bigm.systems.ssh.host import Host
+from bigm.systems.ssh.host import Host, answers
 from bigm.systems.ssh.hosts import parse_hosts, places, read_hosts, share_out
 from bigm.systems.ssh.relay import Relay
 
@@ -351,7 +351,7 @@ def _make_folder() -> tuple[str, int]:
 def _remove_abandoned(folder: Path) -> None:
     """Remove a folder whose driver is dead, and whose masters have ended."""
     try:
-        if folder.stat().st_uid != os.getuid() or any(path.is_socket() for path in folder.glob("h*")):
+        if folder.stat().st_uid != os.getuid() or any(answers(str(path)) for path in folder.glob("h*")):
             return
         with open(folder / "lock", "rb+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
