@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -108,3 +109,14 @@ def test_an_interpreter_may_be_named(rig: sshd.Rig) -> None:
         assert 1 == len(launch(system, 1).instances)
     finally:
         system.close()
+
+
+def test_an_interpreter_may_be_named_as_it_lies_in_the_home_there(rig: sshd.Rig) -> None:
+    (rig["bare"].home / "own").mkdir()
+    (rig["bare"].home / "own" / "python").symlink_to(rig["good"].folder / "bin" / "python3")
+    system = Ssh(hosts="bare", config=rig.config, python="~/own/python")
+    try:
+        assert 1 == len(launch(system, 1).instances)
+    finally:
+        system.close()
+        shutil.rmtree(rig["bare"].home / "own")

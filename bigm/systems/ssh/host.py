@@ -98,7 +98,7 @@ class Host:
         self.folder = ""  # of the cluster, there
         self._cluster = cluster
         self._sockets = os.path.join(folder, f"s{number}-")
-        self._pythons = [python] if python else [*_PYTHONS, *(f"{folder}/python3" for folder in _FOLDERS)]
+        self._pythons = [_from_home(python)] if python else [*_PYTHONS, *(f"{folder}/python3" for folder in _FOLDERS)]
         self._direct = direct
         self._near = f"ssh:{name}#"
         self._relay = relay
@@ -342,6 +342,11 @@ def answers(path: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _from_home(python: str) -> str:
+    """A path as a variable of a shell has it, where "~" means nothing."""
+    return f"$HOME{python[1:]}" if python.startswith("~/") else python
 
 
 def _resident(record: Mapping[str, Any]) -> Resident:
