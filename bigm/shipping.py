@@ -351,7 +351,7 @@ class Shipping:
         for digest in transfer.digests:
             size = self._contents[digest][1]
             missing = yield from self._call("Installer.have", [digest])
-            offset = missing.get(digest, size)
+            offset = min(missing[digest], size - 1) if digest in missing else size  # a byte is to end it, if it has all
             while offset < size:
                 data = self._content(digest, offset)
                 received = yield from self._call("Installer.put", digest, offset, data, offset + len(data) == size)

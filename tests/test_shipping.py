@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -17,9 +18,13 @@ import pytest
 
 import bigm
 from bigm.bundle.bundle import Bundle
+from bigm.clock import Clock
+from bigm.fanout import DRIVER, Transfer
 from bigm.parts import Parts
+from bigm.shipping import Shipping, Terms
 from bigm.systems.base import Instance
 from bigm.systems.local import Local
+from bigm.timeouts import Timeouts
 from handmade import make_bundle
 from waiting import eventually
 
@@ -298,3 +303,22 @@ def test_a_program_that_cannot_be_bundled_leaves_no_machine(
             cluster.start(2)
         eventually(lambda: all(steward.machine._phase.name == "ENDED" for steward in cluster._stewards), 20.0)
         assert cluster.machines == []
+
+
+def test_a_part_of_which_all_bytes_are_there_is_ended(tmp_path: Path) -> None:
+    """As when the disk of a machine refused it its name: it has all of it, and not the part."""
+    driver, store, data = Parts(str(tmp_path / "driver")), Parts(str(tmp_path / "store")), os.urandom(2 * MB)
+    digest = hashlib.sha256(data).hexdigest()
+    for parts, last in ((driver, True), (store, False)):
+        parts.put(digest, 0, data, last=last)
+    terms = Terms(peers=False, extension=bytes, store="", keep=0)
+    clock = Clock("test")
+    shipping = Shipping("c", terms, timeouts=Timeouts(), clock=clock, submit=print, warn=print, say=print)
+    clock.close()
+    shipping._contents[digest] = (driver, len(data))
+    steps = shipping._send(Transfer("s", DRIVER, (digest,), len(data)))
+    assert next(steps)[:2] == ("Installer.have", ([digest],))
+    method, args, _ = steps.send(store.have([digest]))
+    assert method == "Installer.put"
+    store.put(*args[:3], last=args[3])
+    assert store.have([digest]) == {}
