@@ -140,6 +140,18 @@ def test_after_a_crash_of_the_computer_small_parts_are_verified_again(stores):
     assert {bad: 0} == stores.open(boot="after").have([good, bad])
 
 
+def test_a_part_that_another_machine_removes_while_all_are_verified_is_gone_and_no_more(stores, monkeypatch):
+    digest, parts = put(stores.open(boot="before"), b"good"), trimming.parts
+
+    def removed(store: str):
+        for facts, path in parts(store):
+            os.unlink(path)
+            yield facts, path
+
+    monkeypatch.setattr(trimming, "parts", removed)
+    assert {digest: 0} == stores.open(boot="after").have([digest])
+
+
 def test_after_a_crash_what_was_made_shortly_before_is_made_again(stores):
     first = stores.open(boot="first")
     first.keep("old", make(1))
