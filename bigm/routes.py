@@ -48,6 +48,11 @@ def reach(route: str, locator: str, timeout: float) -> socket.socket:
     return relayed
 
 
+def connect(address: str, timeout: float) -> socket.socket:
+    """Connect to "host:port", or to a unix socket when *address* is a path; otherwise as `tcp_connect`."""
+    return unix_connect(address, timeout) if address.startswith("/") else tcp_connect(address, timeout)
+
+
 def tcp_connect(locator: str, timeout: float) -> socket.socket:
     """Connect to *locator*, "host:port", within *timeout* seconds.
 

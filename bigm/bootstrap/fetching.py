@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Optional
 
-from bigm.bootstrap import dial
 from bigm.bootstrap.store import Store
 from bigm.errors import ConfigError
 from bigm.parts import PartError
+from bigm.routes import connect
 from bigm.rpc.client import Client
 from bigm.rpc.identity import MACHINE, Identity
 from bigm.rpc.tls import Credentials
@@ -38,7 +38,7 @@ class Source:
         self._name = machine
         self._stall = stall
         self._client = Client(
-            lambda timeout: dial.connect(locator, timeout),
+            lambda timeout: connect(locator, timeout),
             credentials,
             Identity(credentials.identity.cluster, MACHINE, machine),
             name=f"agent of {machine}",

@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Any, Callable, NamedTuple, Optional
 
-from bigm.bootstrap.dial import connect as connect
+from bigm.routes import connect
 from bigm.rpc.client import Client
 from bigm.rpc.identity import MACHINE, Identity
 from bigm.rpc.tls import Credentials
