@@ -28,9 +28,7 @@ def machines_here() -> Iterator[Finding]:
     yield loopback()
     yield cpus()
     yield memory()
-    yield folder(
-        "temporary files", Path(tempfile.gettempdir()), "machines keep their files there; TMPDIR names another"
-    )
+    yield temporary_files()
     yield key_files()
     yield stacks()
 

@@ -27,6 +27,15 @@ def test_this_computer_lacks_nothing_that_its_machines_need() -> None:
         assert {computer.HERE} == {each.subject for each in findings.values()}
 
 
+def test_a_computer_without_a_place_for_temporary_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(computer.tempfile, "gettempdir", none)
+    [found] = [each for each in computer.machines_here() if each.check == "temporary files"]
+    assert (FAILED, "No usable temporary directory found") == (found.state, found.text)
+
+
 def test_looking_at_a_folder_leaves_nothing_in_it_and_does_not_make_it(tmp_path: Path) -> None:
     found = computer.folder("cache", tmp_path / "a" / "b", "it is the cache")
     assert found.state in (OK, WARNING), found
