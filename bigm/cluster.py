@@ -89,7 +89,11 @@ def start(system: str | System | None = None, name: str | None = None, **setting
     found = config.load({"system": chosen, "name": name, **_dotted(settings)})
     if not isinstance(system, System):
         system = make_system(found.system, found.systems)
-    return Cluster(system, found)
+    try:
+        return Cluster(system, found)
+    except BaseException:  # an interrupt, most likely: nobody has the cluster yet to shut it down
+        system.close()
+        raise
 
 
 class Cluster(Groups):

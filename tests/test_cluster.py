@@ -33,6 +33,27 @@ def alive(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
 
+def test_an_interrupt_before_there_is_a_cluster_closes_its_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    class Told(Local):
+        def open(self, cluster: str) -> None:
+            super().open(cluster)
+            told.append("opened")
+
+        def close(self) -> None:
+            super().close()
+            told.append("closed")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bigm.cluster.Pool", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bigm.start(Told())
+    assert ["opened", "closed"] == told
+
+
 @pytest.mark.parametrize("n", [0, -1, "3", 2.5, True])
 def test_a_cluster_starts_a_whole_number_of_machines(n: object) -> None:
     with bigm.start() as cluster, pytest.raises(bigm.ConfigError, match="1 machine or more"):
