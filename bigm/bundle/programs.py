@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bigm.bootstrap.locks import Lock
 from bigm.bundle.layers import Use
+from bigm.bundle.snapshot import remove_unfinished
 from bigm.errors import BigmError
 from bigm.manifest import Manifest, ManifestError
 from bigm.parts import PartError, Parts
@@ -58,6 +59,7 @@ class Programs:
         lock = Lock(str(self._all))
         try:
             lock.take(exclusive=False)
+            remove_unfinished(self._store)
             yield
         finally:
             lock.close()

@@ -6,11 +6,13 @@ disk, for the driver can make each part again; one that a crash has left short i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import stat
 import tempfile
+import time
 from typing import NamedTuple
 
 from bigm.errors import BigmError, ProgramError
@@ -18,6 +20,8 @@ from bigm.parts import Parts
 
 _CHUNK = 1 << 20  # bytes read at once of what is big
 _SMALL = 8 << 20  # bytes up to which a file is read once, into memory; above, once to hash it and once to copy it
+_UNFINISHED = ".new"
+_ABANDONED = 3600.0  # seconds without a write
 _TRIES = 4  # a file that changes while it is read is read anew; one that changes as often is being written all the time
 
 
@@ -77,6 +81,14 @@ def keep_bytes(store: Parts, data: bytes) -> str:
             incoming.write(data)
             incoming.become(path)
     return digest
+
+
+def remove_unfinished(store: Parts) -> None:
+    """Remove what those who were killed had not finished: nobody has written to it for long."""
+    with contextlib.suppress(OSError), os.scandir(os.path.dirname(store.path("0" * 64))) as found:
+        for entry in found:
+            if entry.name.endswith(_UNFINISHED) and entry.stat().st_mtime < time.time() - _ABANDONED:
+                os.unlink(entry.path)
 
 
 def _keep(store: Parts, path: str) -> Kept | None:
@@ -159,10 +171,10 @@ class _Incoming:
     def __enter__(self) -> _Incoming:
         with self._explained():
             try:
-                self._fd, self._path = tempfile.mkstemp(".new", "", self._folder)
+                self._fd, self._path = tempfile.mkstemp(_UNFINISHED, "", self._folder)
             except FileNotFoundError:
                 os.makedirs(self._folder, mode=0o700, exist_ok=True)
-                self._fd, self._path = tempfile.mkstemp(".new", "", self._folder)
+                self._fd, self._path = tempfile.mkstemp(_UNFINISHED, "", self._folder)
         return self
 
     def __exit__(self, *exc: object) -> None:

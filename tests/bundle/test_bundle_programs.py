@@ -48,6 +48,18 @@ def here(store: Parts, manifest: Manifest) -> bool:
     return not store.have([manifest.digest, *(file.digest for file in manifest.files)])
 
 
+def test_what_killed_processes_left_half_written_is_removed_after_a_while(programs: Programs, store: Parts):
+    program(store, b"whole")
+    folder = Path(store.path("0" * 64)).parent
+    kept = set(folder.iterdir())
+    old, new = folder / "abandoned.new", folder / "growing.new"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    with programs.adding():
+        assert kept | {new} == set(folder.iterdir())
+
+
 def test_what_was_used_last_stays(programs: Programs, store: Parts):
     found = [program(store, b"%d" % n) for n in range(6)]
     for at, each in enumerate(found):
