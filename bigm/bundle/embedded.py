@@ -89,6 +89,15 @@ def is_pexfile(path: str) -> bool:
         return False
 
 
+def is_made(path: str) -> bool:
+    """Whether *path* was made by `bigm bundle`: a self-contained pex, or an executable that has one and a Python."""
+    try:
+        with opened(path) as archive:
+            return FACTS in archive.namelist()
+    except ProgramError:
+        return False
+
+
 def read_program(path: str) -> Program:
     """The program inside a self-contained pex.
 

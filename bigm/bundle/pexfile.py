@@ -17,7 +17,7 @@ import shutil
 import struct
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,10 @@ def build(
     Returns:
         list: the files that were made, *output* first.
     Raises:
-        ConfigError: the output cannot be written.
+        ConfigError: as `check_output`.
         PexFailed: pex failed, with its words; or the disk is full.
     """
-    check_output(output)
+    check_output(output, scie=scie, platforms=[name for name in platforms if name])
     cache.mkdir(parents=True, exist_ok=True)
     names = sorted(platform.name for platform in platforms.values())
     program = embedded.Program(bundle.main, bundle.sys_path, bundle.cwd, bundle.python, tuple(names))
@@ -111,11 +111,16 @@ def _with_python(run: Callable[[list[str]], None], arguments: list[str]) -> None
         ) from error
 
 
-def check_output(output: Path) -> None:
+def check_output(output: Path, *, scie: bool = False, platforms: Sequence[str] = ()) -> None:
     """Find out whether *output* could be written, before much is done for it.
 
+    Args:
+        output: the file.
+        scie: executables are to be made beside it.
+        platforms: names of those that it is for, where they were chosen.
     Raises:
-        ConfigError: it is a folder, or its folder does not exist or may not be written.
+        ConfigError: it is a folder, or its folder does not exist or may not be written; or something else than
+            `bigm bundle` has made the file that is there.
     """
     folder = output.absolute().parent
     if output.is_dir():
@@ -126,6 +131,19 @@ def check_output(output: Path) -> None:
         )
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"cannot write {output}: {folder} may not be written", hint="name another file: -o FILE.pex")
+    executable = output.with_suffix("")  # as pex names it; with the platform behind, where there are several
+    beside = [executable, *(executable.with_name(f"{executable.name}-{name}") for name in platforms)]
+    for path in (output, *(beside if scie else ())):
+        _check_ours(path)
+
+
+def _check_ours(path: Path) -> None:
+    """Replace nothing but what was made here: a slip of the keyboard must not cost the program's source."""
+    if path.exists() and not embedded.is_made(str(path)):
+        raise ConfigError(
+            f"{path} exists, and `bigm bundle` has not made it: it is left as it is",
+            hint="remove it, or name another file: -o FILE.pex",
+        )
 
 
 def lay_out(program: embedded.Program, tree: Manifest, machine: Manifest, store: Parts, folder: str) -> None:
@@ -204,6 +222,7 @@ def _info(data: bytes) -> dict[str, Any]:
 def _deliver(made: Path, beside: Path) -> Path:
     """Move a file to where it is wanted, at once, though that may be another disk; returns its path."""
     output = beside.with_name(made.name)
+    _check_ours(output)  # again: pex names what it makes besides, and that took a while
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         shutil.copyfile(made, unfinished)

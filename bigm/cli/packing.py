@@ -63,7 +63,7 @@ def pack(wanted: Wanted, output: Path | None, *, scie: bool, as_json: bool) -> N
     described, settings = _look(wanted)
     terminal = Terminal.of(settings)
     file = output or Path(wanted.name)
-    check_output(file)
+    check_output(file, scie=scie, platforms=wanted.platforms)
     platforms = _platforms(wanted)
     bundle = _bundle(wanted, described, settings, terminal)
     terminal.phase(f"packing {file}")

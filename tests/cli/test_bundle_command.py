@@ -15,6 +15,7 @@ from commanding import Said
 
 from bigm.bootstrap.records import Main
 from bigm.bundle.embedded import FACTS, Program
+from bigm.bundle.pexfile import check_output
 
 Command = Callable[..., Said]
 
@@ -53,6 +54,35 @@ def test_an_output_that_cannot_be_written_is_said_at_once(
 ) -> None:
     said = command("bundle", "talk.py", "-o", output)
     assert (2, message.format(work=talk.parent)) == (said.status, said.err.splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "there"),
+    [
+        (["-o", "talk.py"], "talk.py"),
+        (["-o", "data.csv"], "data.csv"),
+        ([], "talk.pex"),
+        (["--scie"], "talk"),
+        (["--scie", "--platform", "linux-x86_64"], "talk-linux-x86_64"),
+    ],
+)
+def test_a_file_that_bigm_bundle_has_not_made_is_not_replaced(
+    command: Command, talk: Path, words: list[str], there: str
+) -> None:
+    path = talk.with_name(there)
+    path.write_text(before := path.read_text() if path.exists() else "1,2\n")
+    said = command("bundle", "talk.py", *words)
+    message = f"bigm: {there} exists, and `bigm bundle` has not made it: it is left as it is"
+    assert [message, "bigm: remove it, or name another file: -o FILE.pex"] == said.err.splitlines()
+    assert (2, before) == (said.status, path.read_text())
+
+
+@pytest.mark.parametrize("behind", [b"", b'{"scie": {"lift": {}}}\n'])
+def test_a_file_that_bigm_bundle_has_made_may_be_replaced(work: Path, behind: bytes) -> None:
+    with zipfile.ZipFile(work / "x.pex", "w") as archive:
+        archive.writestr(FACTS, "{}")
+    (work / "x").write_bytes(b"\x7fELF" + (work / "x.pex").read_bytes() + behind)
+    check_output(work / "x.pex", scie=True)
 
 
 def test_a_platform_that_there_is_not_is_said_with_those_that_there_are(command: Command, talk: Path) -> None:
