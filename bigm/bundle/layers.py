@@ -26,7 +26,7 @@ from typing import NamedTuple
 from bigm.bootstrap.locks import Lock
 from bigm.bundle.bundle import Dependencies
 from bigm.bundle.snapshot import keep_bytes, keep_file
-from bigm.errors import BigmError
+from bigm.errors import BigmError, ConfigError
 from bigm.manifest import File, Manifest, ManifestError
 from bigm.parts import PartError, Parts
 
@@ -234,7 +234,7 @@ class Layers:
         try:
             yield
         except OSError as error:
-            raise BigmError(
+            raise ConfigError(
                 f"cannot bundle the dependencies in {self._folder}: {error.strerror or error}",
                 hint="make room there, or set BIGM_HOME to a folder elsewhere",
             ) from error

@@ -18,7 +18,7 @@ from pathlib import Path
 from bigm.bootstrap.locks import Lock
 from bigm.bundle.layers import Use
 from bigm.bundle.snapshot import remove_unfinished
-from bigm.errors import BigmError
+from bigm.errors import ConfigError
 from bigm.manifest import Manifest, ManifestError
 from bigm.parts import PartError, Parts
 
@@ -34,7 +34,7 @@ class Programs:
         cache: bigm's folder of caches.
         store: has their parts; in the same cache.
     Raises:
-        BigmError: the cache cannot be written.
+        ConfigError: the cache cannot be written.
     """
 
     def __init__(self, cache: Path, store: Parts) -> None:
@@ -45,7 +45,7 @@ class Programs:
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
-                raise BigmError(
+                raise ConfigError(
                     f"cannot keep parts of the bundle in {cache}: {error.strerror}",
                     hint="make room there, or set BIGM_HOME to a folder elsewhere",
                 ) from error

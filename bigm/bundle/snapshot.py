@@ -15,7 +15,7 @@ import tempfile
 import time
 from typing import NamedTuple
 
-from bigm.errors import BigmError, ProgramError
+from bigm.errors import ConfigError, ProgramError
 from bigm.parts import Parts
 
 _CHUNK = 1 << 20  # bytes read at once of what is big
@@ -56,7 +56,7 @@ def keep_file(store: Parts, path: str) -> Kept:
         ProgramError: it may not be read, or is no regular file.
         Gone: it is not there.
         Changed: it kept changing while it was read.
-        BigmError: the store cannot be written.
+        ConfigError: the store cannot be written.
     """
     for _ in range(_TRIES):
         kept = _keep(store, path)
@@ -72,7 +72,7 @@ def keep_bytes(store: Parts, data: bytes) -> str:
     """Have *data* in *store*; returns its digest.
 
     Raises:
-        BigmError: the store cannot be written.
+        ConfigError: the store cannot be written.
     """
     digest = hashlib.sha256(data).hexdigest()
     path = store.path(digest)
@@ -210,7 +210,7 @@ class _Explained:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
-            raise BigmError(
+            raise ConfigError(
                 f"cannot keep parts of the bundle in {self._folder}: {error.strerror}",
                 hint="make room there, or set BIGM_HOME to a folder elsewhere",
             ) from error

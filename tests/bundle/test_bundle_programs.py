@@ -13,7 +13,7 @@ import pytest
 
 from bigm.bundle.programs import Programs
 from bigm.bundle.snapshot import keep_bytes
-from bigm.errors import BigmError
+from bigm.errors import ConfigError
 from bigm.manifest import File, Manifest
 from bigm.parts import Parts
 from waiting import eventually
@@ -172,5 +172,5 @@ def test_another_version_of_bigm_keeps_its_own_modules(programs: Programs, store
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, store: Parts):
     (tmp_path / "file").touch()
-    with pytest.raises(BigmError, match=r"cannot keep parts of the bundle in .*/file/cache: Not a directory"):
+    with pytest.raises(ConfigError, match=r"cannot keep parts of the bundle in .*/file/cache: Not a directory"):
         Programs(tmp_path / "file" / "cache", store)

@@ -12,7 +12,7 @@ import pytest
 from environments import install, make_environment, make_layer, make_wheel, site_packages
 
 from bigm.bundle.environment import DependencyError
-from bigm.errors import BigmError, ConfigError
+from bigm.errors import ConfigError
 from waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def test_what_conda_links_to_its_own_libraries_is_refused(python: Path, tmp_path
 
 def test_a_cache_that_cannot_be_made_is_named(python: Path, tmp_path: Path):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(BigmError, match=r"cannot bundle the dependencies in .*/cache/layers: .* BIGM_HOME"):
+    with pytest.raises(ConfigError, match=r"cannot bundle the dependencies in .*/cache/layers: .* BIGM_HOME"):
         make_layer(python, tmp_path / "cache")
 
 
@@ -163,7 +163,7 @@ def test_a_full_disk_is_said_with_what_to_do(python: Path, tmp_path: Path, size:
     cache.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", cache], check=True, timeout=10)
     try:
-        with pytest.raises(BigmError, match=f"{message}.*BIGM_HOME"):
+        with pytest.raises(ConfigError, match=f"{message}.*BIGM_HOME"):
             make_layer(python, cache)
     finally:
         subprocess.run(["umount", cache], check=True, timeout=10)
