@@ -417,7 +417,7 @@ def test_the_ten_largest_are_named_above_20_mb_and_not_below(app: Path, store: P
 
 def test_a_store_that_cannot_be_written_is_named(app: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"cannot keep parts of the bundle in .*file/parts: Not a directory") as raised:
+    with pytest.raises(ConfigError, match=r"cannot keep parts .*file/parts: Not a directory") as raised:
         collected(app, Parts(str(tmp_path / "file" / "parts")))
     assert "BIGM_HOME" in raised.value.hint
 
