@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from bigm.errors import ConfigError
+
 ALSO_AFTER = ("--system", "--nmach", "--procs")
 WITH_VALUE = (*ALSO_AFTER, "--name", "--machine-output", "--profile", "--python", "--hosts", "--requirements")
 MODULE = "-m"
+
+_WITH_HOSTS = "ssh"
 
 
 class Split(NamedTuple):
@@ -85,3 +89,19 @@ def flags_of(options: Sequence[str]) -> dict[str, str]:
         name, given, value = word.partition("=")
         flags[name[2:].replace("-", "_")] = value if given else next(words)
     return flags
+
+
+def system_of(system: str | None, hosts: str | None) -> str | None:
+    """The system that a line asks for: `--hosts` alone means ssh; None: neither is there.
+
+    Raises:
+        ConfigError: both are there, and the system has no hosts. The user's fault.
+    """
+    if hosts is None:
+        return system
+    if system not in (None, _WITH_HOSTS):
+        raise ConfigError(
+            f"--hosts names hosts of {_WITH_HOSTS}, and the system that is asked for is {system!r}",
+            hint="leave out one of the two",
+        )
+    return _WITH_HOSTS

@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 
 from bigm.bundle.embedded import is_pexfile, read_program
 from bigm.cli import probe
-from bigm.cli.arguments import split_arguments
+from bigm.cli.arguments import split_arguments, system_of
 from bigm.config import DEFAULT, FLAGS_VARIABLE, load, nearest
 from bigm.errors import ProgramError
 
@@ -59,7 +59,7 @@ def run(
         str | None, typer.Option(metavar="K|all", help="Workers on each machine, where the program does not say.")
     ] = None,
     hosts: Annotated[
-        str | None, typer.Option(metavar="A,B*4", help="With --system ssh: on which hosts, B with up to four machines.")
+        str | None, typer.Option(metavar="A,B*4", help="Over ssh, on these hosts: B with up to four machines.")
     ] = None,
     bundle: Annotated[
         bool, typer.Option("--bundle", help="Machines on this computer run a bundle, as those elsewhere do.")
@@ -89,7 +89,7 @@ def run(
     program's own.
     """
     given = {
-        "system": system,
+        "system": system_of(system, hosts),
         "nmach": nmach,
         "procs": procs,
         "ssh.hosts": hosts,

@@ -92,6 +92,12 @@ def test_an_unknown_system_is_refused(command: Command, talk: Path) -> None:
     assert "there is no system called 'ec3'" in refused(command("run", "talk.py", "--system", "ec3"))
 
 
+def test_hosts_of_a_system_that_has_none_are_refused(command: Command, talk: Path) -> None:
+    said = refused(command("run", "--hosts", "a,b", "talk.py", "--system", "local"))
+    expected = "bigm: --hosts names hosts of ssh, and the system that is asked for is 'local'"
+    assert [expected, "bigm: leave out one of the two"] == said.splitlines()
+
+
 def test_an_interpreter_that_does_not_exist_is_refused(command: Command, talk: Path) -> None:
     assert "bigm: there is no interpreter 'python9.9'\n" in refused(command("run", "--python", "python9.9", "talk.py"))
     assert "is not a Python that can be used" in refused(command("run", "--python", "/bin/false", "talk.py"))

@@ -229,6 +229,12 @@ def test_flags_reach_the_program_over_variables_and_files(work: Path) -> None:
     assert "4 2 mine off verbose\n" == said.out
 
 
+@pytest.mark.parametrize("words", [["--hosts", "a*2,b"], ["--hosts=a*2,b", "--system", "ssh"]])
+def test_hosts_mean_ssh_whatever_else_is_configured(work: Path, words: list[str]) -> None:
+    (work / "x.py").write_text("from bigm.config import load\ns = load()\nprint(s.system, *s.systems['ssh']['hosts'])")
+    assert "ssh a*2 b\n" == run_bigm("run", *words, "x.py", BIGM_SYSTEM="local").out
+
+
 def test_a_dry_run_says_what_would_be_and_starts_nothing(talk: Path, home: Path, command: Command) -> None:
     said = command("run", "--dry-run", "--json", "talk.py", "--nmach", "4", "--", "-x")
     facts = json.loads(said.out)
