@@ -23,6 +23,7 @@ def doctor(
     system: Annotated[
         str | None, typer.Argument(metavar="SYSTEM", show_default=False, help="The system; else the configured one.")
     ] = None,
+    hosts: Annotated[str | None, typer.Option(metavar="A,B", help="Of these hosts, over ssh.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Look at what machines need, before any is started.
@@ -32,7 +33,7 @@ def doctor(
     """
     from bigm.doctor import examine  # it imports much, and other commands pass through here
 
-    settings, found = chosen(system)
+    settings, found = chosen(system, hosts)
     with _waiting(found.name):
         findings = list(examine(found, settings))
     if as_json:

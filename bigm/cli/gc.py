@@ -23,6 +23,7 @@ _FAILED = SystemFault.exit_code
 
 def gc(
     system: Annotated[str | None, typer.Option(metavar="NAME", help="Of this system; else the configured one.")] = None,
+    hosts: Annotated[str | None, typer.Option(metavar="A,B", help="On these hosts, over ssh.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="End them without asking.")] = False,
     unknown: Annotated[
         bool,
@@ -35,7 +36,7 @@ def gc(
     Machines end by themselves; this is for what could not. Those of a run that this computer does not know are listed,
     and ended only with --unknown.
     """
-    settings, found = chosen(system)
+    settings, found = chosen(system, hosts)
     left = find_leftovers(found, settings.runs_folder)
     wanted = [one for one in left if one.run is not None or unknown]
     if not as_json:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 
+from bigm.cli.arguments import system_of
 from bigm.config import FLAGS_VARIABLE, Settings, load
 from bigm.systems.base import System, make_system
 
 
-def chosen(name: str | None) -> tuple[Settings, System]:
-    """Settings as `bigm run --system NAME` has them, and the system, not opened.
+def chosen(name: str | None, hosts: str | None = None) -> tuple[Settings, System]:
+    """Settings as `bigm run --system NAME --hosts A,B` has them, and the system, not opened.
 
     Raises:
-        ConfigError: there is no such system, or a setting is wrong.
+        ConfigError: there is no such system, it has no hosts, or a setting is wrong.
     """
-    settings = load(environ={**os.environ, FLAGS_VARIABLE: json.dumps({"system": name} if name else {})})
+    given = {"system": system_of(name or None, hosts), "ssh.hosts": hosts}
+    flags = {key: value for key, value in given.items() if value is not None}
+    settings = load(environ={**os.environ, FLAGS_VARIABLE: json.dumps(flags)})
     return settings, make_system(settings.system, settings.systems)

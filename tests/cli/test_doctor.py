@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from commanding import Said, bigm_line, run_bigm
 
+from bigm.errors import TransientError
 from bigm.systems.local import Local
+from bigm.systems.ssh.system import Ssh
 from screens import Screen
 
 NO_TLS_1_3 = """
@@ -104,6 +106,23 @@ def test_a_system_that_does_not_exist_and_bad_settings_are_mistakes(command: Cal
     (work / "bigm.yaml").write_text("nmach: none\n")
     said = command("doctor")
     assert (2, "bigm.yaml:1: nmach must be") == (said.status, said.err.partition("work/")[2][:26])
+
+
+@pytest.mark.parametrize("line", ["doctor", "doctor ssh", "gc"])
+def test_hosts_may_be_named_on_the_line(
+    command: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    looked: list[str] = []
+
+    def visit(self: Ssh) -> None:
+        looked.extend(self._slots)
+        raise TransientError("out of reach")
+
+    monkeypatch.setattr(Ssh, "_visit", visit)
+    assert 75 == command(*line.split(), "--hosts", "a,b*2").status
+    assert ["a", "b"] == looked
+    assert 2 == command("doctor", "local", "--hosts", "a").status
+    assert 2 == command("gc", "--system", "local", "--hosts", "a").status
 
 
 def test_what_a_system_cannot_find_out_is_a_finding_too(
