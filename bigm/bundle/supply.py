@@ -1,7 +1,8 @@
 """What a driver gets for machines that are not as its own computer: interpreters, and distributions for their platform.
 
 Either may take minutes: an index is asked, an archive is fetched. Each is got once for a platform, whatever the number
-of machines that need it: the first that asks has it got, others wait, and what failed is not tried again for them.
+of machines that need it: the first that asks has it got, others wait, and what failed is not tried again for them. For
+those who ask later it is, unless only the user can help: an index that was out of reach may be back.
 Nothing here imports much: most drivers have machines that are like their computer.
 """
 
@@ -98,25 +99,37 @@ class Supply:
 
 
 class _Once:
-    """Something that is got by whoever asks first."""
+    """Something that is got by whoever asks first; a failure that may pass is only for those who wait meanwhile."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._value: Any = None
         self._failure: BigmError | None = None
         self._is_over = False
+        self._tries = 0
 
     def get(self, get: Callable[[], Any]) -> Any:
+        tries = self._tries
         with self._lock:
-            if not self._is_over:
+            if not self._is_over and self._tries == tries:
                 try:
-                    self._value = get()
+                    self._value, self._failure, self._is_over = get(), None, True
                 except BigmError as failure:
-                    self._failure = failure
-                self._is_over = True
-        if self._failure is not None:
-            raise self._failure
-        return self._value
+                    self._failure, self._is_over = failure, _lasts(failure)
+                self._tries += 1
+            if self._failure is not None:
+                raise self._failure
+            return self._value
+
+
+def _lasts(failure: BigmError) -> bool:
+    """Whether trying again is of no use: of what pex says, that goes only for wheels that do not exist."""
+    from bigm.bundle.environment import DependencyError
+    from bigm.bundle.resolution import NoWheel
+
+    return isinstance(failure, NoWheel) or (
+        isinstance(failure, ConfigError) and not isinstance(failure, DependencyError)
+    )
 
 
 class _Progress:

@@ -20,8 +20,8 @@ from bigm.bundle.origins import Cache, Origins, check_script, layers_for
 from bigm.bundle.requirements import Block
 from bigm.bundle.resolution import NoWheel
 from bigm.bundle.standalone import FetchError
-from bigm.bundle.supply import Supply
-from bigm.errors import ConfigError
+from bigm.bundle.supply import Supply, _Once
+from bigm.errors import BigmError, ConfigError
 from bigm.manifest import File, Manifest
 from bigm.parts import Parts
 
@@ -140,6 +140,69 @@ def test_a_failure_is_told_to_every_machine_and_asked_for_once(
         with pytest.raises(NoWheel, match=r"fast==1.0 has no wheel for linux-aarch64"):
             supply.layer(own, arm)
     assert 1 == len(told)
+
+
+class Door:
+    """A lock that tells who comes."""
+
+    def __init__(self) -> None:
+        self.came = threading.Semaphore(0)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.came.release()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_a_failure_that_may_pass_is_for_those_who_wait_and_tried_again_for_who_comes_later():
+    """An index that is out of reach for a minute must not be the end of a cluster that lives for days."""
+    once, failures, outcomes = _Once(), [], [DependencyError("the index is out of reach"), "layer"]
+    once._lock = door = Door()  # type: ignore[assignment]
+
+    def get() -> object:
+        if len(outcomes) == 2:
+            second.start()
+            assert all(door.came.acquire(timeout=10.0) for _ in "12")  # ourselves, and the second
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def ask() -> None:
+        with pytest.raises(DependencyError) as caught:
+            once.get(get)
+        failures.append(caught.value)
+
+    second = threading.Thread(target=ask)
+    ask()
+    second.join()
+    assert failures[0] is failures[1]
+    assert ["layer", "layer"] == [once.get(get), once.get(get)]
+
+
+@pytest.mark.parametrize(
+    ("failure", "times"),
+    [
+        (FetchError("reset"), 2),
+        (DependencyError("no answer"), 2),
+        (NoWheel("none"), 1),
+        (ConfigError("no such platform"), 1),
+    ],
+)
+def test_only_what_the_user_alone_can_help_is_not_tried_again(failure: BigmError, times: int):
+    once, tries = _Once(), []
+
+    def get() -> None:
+        tries.append(1)
+        raise failure
+
+    for _ in "12":
+        with pytest.raises(type(failure)):
+            once.get(get)
+    assert times == len(tries)
 
 
 def test_what_a_block_asks_for_and_is_not_here_is_told(tmp_path: Path, made: Path):
