@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +98,67 @@ def test_what_names_no_machine_is_dropped(relay: Relay, line: bytes) -> None:
         if not line:
             here.shutdown(socket.SHUT_WR)
         assert b"" == here.recv(1)
+
+
+def test_who_does_not_say_whom_it_means_is_cut(tmp_path: Path, places: Places) -> None:
+    relay = Relay(str(tmp_path / "hasty"), places.dial, line=0.2)
+    with unix_connect(relay.path, 10.0) as silent, unix_connect(relay.path, 10.0) as here:
+        here.sendall(b"ssh:a#0\n")
+        there = places.end("ssh:a#0")
+        silent.sendall(b"ssh:")
+        assert b"" == silent.recv(1)
+        there.sendall(b"still there")
+        assert b"still there" == read(here, 11)
+    relay.close()
+
+
+def test_connections_above_the_limit_wait_for_one_to_end(tmp_path: Path, places: Places) -> None:
+    relay = Relay(str(tmp_path / "narrow"), places.dial, most=1)
+    with unix_connect(relay.path, 10.0) as first, unix_connect(relay.path, 10.0) as second:
+        first.sendall(b"ssh:a#0\n")
+        second.sendall(b"ssh:b#0\n")
+        places.end("ssh:a#0").sendall(b"a")
+        assert b"a" == read(first, 1)
+        assert not places.dialled.acquire(timeout=0.2), "nobody has seen it"
+        first.close()
+        places.ends["ssh:a#0"].close()
+        places.end("ssh:b#0").sendall(b"b")
+        assert b"b" == read(second, 1)
+    relay.close()
+
+
+class Exhausted:
+    """A listener of a process that has no descriptors left, for a while."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self.refusals = 0
+        self.is_over = False
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.is_over:
+            return self._listener.accept()
+        self.refusals += 1
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def fileno(self) -> int:
+        return self._listener.fileno()
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def test_where_descriptors_have_run_out_a_connection_waits_and_costs_nothing(relay: Relay, places: Places) -> None:
+    relay._listener = listener = Exhausted(relay._listener)  # type: ignore[assignment]
+    with unix_connect(relay.path, 10.0) as here:
+        here.sendall(b"ssh:a#0\n")
+        before = time.process_time()
+        assert not places.dialled.acquire(timeout=1.0)
+        assert 1 <= listener.refusals <= 10, "some a second, not as many as there is time for"
+        assert time.process_time() - before < 0.5
+        listener.is_over = True
+        places.end("ssh:a#0").sendall(b"a")
+        assert b"a" == read(here, 1)
 
 
 def test_the_end_of_the_relay_is_the_end_of_its_connections(tmp_path: Path, places: Places) -> None:

@@ -3,15 +3,20 @@
 A machine says in one line which locator it means (`bigm.routes`), and what follows is passed on to the connection that
 the driver itself would take, as it comes and in both directions. It is TLS between the two machines: nothing can be
 read here, and who may call whom is proven there. One thread moves all bytes; what is not taken stops the reading.
+
+Connections take half of the descriptors that this process may have, at most. When these are in use, or the system has
+no more, the next wait to be accepted until one has ended; a connection that does not say whom it means is cut.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import selectors
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -20,7 +25,10 @@ from bigm.routes import LONGEST
 
 _CHUNK = 256 << 10  # bytes read at once, and kept for one direction at most
 _DIAL = 10.0  # seconds for the way to the machine that is meant
+_LINE = 10.0  # seconds for a connection to say which machine is meant
+_PAUSE = 0.2  # seconds without accepting, after a connection could not be accepted
 _BACKLOG = 512
+_MANY = 1 << 16  # connections, where nothing limits descriptors
 
 Dial = Callable[[str, float], socket.socket]  # from a locator and seconds
 
@@ -31,11 +39,18 @@ class Relay:
     Args:
         path: of the unix socket to listen on.
         dial: connects to the machine at a locator.
+        most: connections at a time; 0: as many as half of this process's descriptors allow.
+        line: seconds for a connection to say which machine it means.
     """
 
-    def __init__(self, path: str, dial: Dial) -> None:
+    def __init__(self, path: str, dial: Dial, *, most: int = 0, line: float = _LINE) -> None:
         self.path = path
         self._dial = dial
+        self._most = most or _share_of_descriptors()
+        self._line = line
+        self._silent: dict[_Joint, float] = {}  # those that have not said whom they mean, and until when they may
+        self._paused = 0.0  # until when nothing is accepted
+        self._accepts = True
         self._selector = selectors.DefaultSelector()
         self._joints: set[_Joint] = set()
         self._ready: deque[tuple[_Joint, socket.socket | None]] = deque()
@@ -64,14 +79,33 @@ class Relay:
 
     def _run(self) -> None:
         while not self._closed:
-            for key, mask in self._selector.select():
+            for key, mask in self._selector.select(self._due()):
                 if self._selector.get_map().get(key.fd) is key:  # else it was forgotten in this very round
                     key.data(mask)
+            self._review()
         for joint in list(self._joints):
             self._drop(joint)
         self._discard()
         for end in (self._listener, self._wake_in, self._wake_out, self._selector):
             end.close()
+
+    def _due(self) -> float | None:
+        """Seconds until there is something to do though nothing comes."""
+        due = [self._paused] if not self._accepts and len(self._joints) < self._most else []
+        due += list(self._silent.values())[:1]  # all have the same time: the first is due first
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _review(self) -> None:
+        """Cut who says nothing, and accept connections where that is possible again, and only there."""
+        now = time.monotonic()
+        for joint in [joint for joint, until in self._silent.items() if until <= now]:
+            self._drop(joint)
+        accepts = now >= self._paused and len(self._joints) < self._most
+        if accepts and not self._accepts:
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        elif self._accepts and not accepts:
+            self._selector.unregister(self._listener)
+        self._accepts = accepts
 
     def _discard(self) -> None:
         """Close what was dialled for nobody: the end came first."""
@@ -100,12 +134,18 @@ class Relay:
             self._attend(joint)
 
     def _accept(self, _: int) -> None:
-        with contextlib.suppress(OSError):
+        try:
             here, _name = self._listener.accept()
-            here.setblocking(False)
-            joint = _Joint(here)
-            self._joints.add(joint)
-            self._selector.register(here, selectors.EVENT_READ, lambda mask: self._hear(joint))
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError:  # no descriptors: it stays where it is, and would be announced without end
+            self._paused = time.monotonic() + _PAUSE
+            return
+        here.setblocking(False)
+        joint = _Joint(here)
+        self._joints.add(joint)
+        self._silent[joint] = time.monotonic() + self._line
+        self._selector.register(here, selectors.EVENT_READ, lambda mask: self._hear(joint))
 
     def _hear(self, joint: _Joint) -> None:
         """Read which machine is meant; then leave the connection alone until there is one to it."""
@@ -116,6 +156,7 @@ class Relay:
         if not end and len(line) <= LONGEST:
             return
         self._selector.unregister(joint.here)
+        del self._silent[joint]
         joint.from_here = rest
         if not end or not self._start(joint, line.decode("utf-8", "replace")):
             self._drop(joint)
@@ -160,11 +201,18 @@ class Relay:
 
     def _drop(self, joint: _Joint) -> None:
         self._joints.discard(joint)
+        self._silent.pop(joint, None)
         for end in (joint.here, joint.there):
             if end is not None and end.fileno() >= 0:
                 with contextlib.suppress(KeyError):
                     self._selector.unregister(end)
                 end.close()
+
+
+def _share_of_descriptors() -> int:
+    """Connections that leave others half of what this process may open: each takes two."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, soft // 4) if soft != resource.RLIM_INFINITY else _MANY
 
 
 def _mover(
