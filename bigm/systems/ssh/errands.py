@@ -58,10 +58,19 @@ class Shared(Generic[T]):
         self._value: Any = None
         self._error: SystemFault | None = None
 
-    def get(self, ask: Callable[[], T]) -> T:
-        """What *ask* returns or raises, or what it did for somebody who asked meanwhile."""
+    def get(self, ask: Callable[[], T], timeout: float = -1.0) -> T:
+        """What *ask* returns or raises, or what it did for somebody who asked meanwhile.
+
+        Args:
+            ask: may take what is left of the caller's time.
+            timeout: seconds to wait for somebody else's answer; negative: for as long as that takes.
+        Raises:
+            TimeoutError: somebody else is still asking; nothing was done for us.
+        """
         asked = time.monotonic()
-        with self._lock:
+        if not self._lock.acquire(timeout=timeout):
+            raise TimeoutError(f"somebody else has been asking for {timeout:.0f} s")
+        try:
             if self._at < asked - self._fresh:
                 self._value, self._error = None, None
                 try:
@@ -73,6 +82,8 @@ class Shared(Generic[T]):
                 raise type(self._error)(self._error.message, code=self._error.code, hint=self._error.hint)
             value: T = self._value
             return value
+        finally:
+            self._lock.release()
 
 
 class Gathered:
@@ -87,10 +98,10 @@ class Gathered:
         self._running = threading.Lock()
         self._lock = threading.Lock()
         self._waiting: set[int] = set()
-        self._done: dict[int, str | SystemFault] = {}
+        self._done: dict[int, str | Exception] = {}
 
     def get(self, wanted: Iterable[int]) -> dict[int, str]:
-        """Have it done for *wanted*; the outcome of each."""
+        """Have it done for *wanted*; the outcome of each. An error is for all whom it was done for together."""
         wanted = set(wanted)
         with self._lock:
             self._waiting |= wanted
@@ -98,14 +109,18 @@ class Gathered:
             with self._lock:
                 batch, self._waiting = self._waiting, set()
             if batch:
-                outcome: dict[int, str | SystemFault] = {}
+                outcome: dict[int, str | Exception] = {}
                 try:
                     outcome.update(self._run(sorted(batch)))
-                except SystemFault as error:
+                except Exception as error:  # noqa: BLE001 - raised again in those who asked
                     outcome.update(dict.fromkeys(batch, error))
+                except BaseException:  # Ctrl-C is for one of them: the next who waits does it for the others
+                    with self._lock:
+                        self._waiting |= batch
+                    raise
                 self._done.update(outcome)
             found = {one: self._done[one] for one in wanted}
         for outcome_of_one in found.values():
-            if isinstance(outcome_of_one, SystemFault):
+            if isinstance(outcome_of_one, Exception):
                 raise outcome_of_one
         return {one: str(said) for one, said in found.items()}

@@ -30,6 +30,7 @@ from bigm.systems.ssh.errands import Shared
 PERSIST = 20  # seconds that a master stays when nothing goes through it
 ALIVE_INTERVAL = 10  # seconds of silence after which a host is asked whether it is there, three times
 _CONTROL_TIMEOUT = 10.0  # seconds for what only asks the master, here
+_SHORTEST = 1.0  # seconds for a connection, however little is left
 _ERRORS_SHOWN = 4  # last lines of what ssh said
 
 # What ssh says, and whose fault it is. OpenSSH translates none of these.
@@ -81,7 +82,15 @@ class Master:
         Raises:
             SystemFault: it cannot be made; what ssh said, and what to try.
         """
-        return not self.is_open() and self._opening.get(lambda: self._open(timeout))
+        if self.is_open():
+            return False
+        deadline = time.monotonic() + timeout
+        try:
+            return self._opening.get(lambda: self._open(max(_SHORTEST, deadline - time.monotonic())), timeout)
+        except TimeoutError:
+            raise TransientError(
+                f"{self.host}: no connection within {timeout:.0f} s", hint=f"try `{self.command}`"
+            ) from None
 
     def run(self, command: str, program: str, timeout: float) -> subprocess.CompletedProcess[str]:
         """Run a shell's command there, with *program* on its standard input.
@@ -246,7 +255,7 @@ def await_open(master: Master, timeout: float, tries: int = 3) -> bool:
     deadline = time.monotonic() + timeout
     for attempt in range(1, tries + 1):
         try:
-            return master.open(max(1.0, deadline - time.monotonic()))
+            return master.open(max(_SHORTEST, deadline - time.monotonic()))
         except TransientError:
             if attempt == tries or time.monotonic() > deadline:
                 raise
