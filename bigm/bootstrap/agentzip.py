@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -69,12 +70,23 @@ def host_program(request: Mapping[str, object]) -> str:
 
 @functools.cache
 def _stripped(name: str) -> str:
-    """Source of a file without what only its readers need."""
-    tree = ast.parse(_source(name))
-    for node in ast.walk(tree):
+    """Source of a file without what only its readers need.
+
+    Cut from the text, not printed from its tree: what Python 3.12 prints, an older one on the host may not read.
+    """
+    source = _source(name).decode()
+    lines = source.splitlines()
+    dropped: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Module, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            del node.body[0]
-    return ast.unparse(tree)
+            dropped.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        row, column = token.start
+        if token.type == tokenize.COMMENT:
+            lines[row - 1] = lines[row - 1][:column].rstrip()
+        if token.type == tokenize.NL and not lines[row - 1].strip():
+            dropped.add(row)
+    return "\n".join(line for row, line in enumerate(lines, 1) if row not in dropped)
 
 
 def _zip(files: Sequence[str], compression: int) -> bytes:

@@ -9,9 +9,20 @@ import sys
 import zipfile
 import zlib
 
+import pytest
+
 from bigm.authority import Authority
-from bigm.bootstrap.agentzip import BOOT_LIMIT, ZIP_LIMIT, agent_digest, agent_zip, boot_program, extension_zip
+from bigm.bootstrap.agentzip import (
+    BOOT_LIMIT,
+    ZIP_LIMIT,
+    agent_digest,
+    agent_zip,
+    boot_program,
+    extension_zip,
+    host_program,
+)
 from bigm.bootstrap.records import Launch
+from interpreters import find_python
 
 
 def a_launch() -> Launch:
@@ -75,3 +86,16 @@ def test_boot_reads_the_very_launch_it_was_given():
         [sys.executable, "-I", "-S", "-"], input=program, capture_output=True, text=True, timeout=30, check=True
     ).stdout
     assert Launch.from_json(printed) == launch
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.11", "3.13"])
+def test_programs_for_hosts_are_read_by_every_python_whichever_the_drivers_is(version):
+    python = find_python(version)
+    if not python:
+        pytest.skip(f"no Python {version} here")
+    programs = [boot_program(a_launch()), host_program({"do": "start"})]
+    assert [] == [mark for mark in ("#", '"""') if mark in programs[1]]
+    for program in programs:
+        check = [python, "-I", "-S", "-c", "import sys; compile(sys.stdin.read(), 'program', 'exec')"]
+        done = subprocess.run(check, input=program, capture_output=True, text=True, timeout=30)
+        assert (0, "") == (done.returncode, done.stderr)
