@@ -68,7 +68,10 @@ def test_workers_run_the_python_whose_path_is_set(bundle: Bundle, settings: dict
         assert os.path.realpath(executable(cluster, bundle)) == BASE
 
 
-def test_a_version_is_found_among_those_that_are_there(bundle: Bundle, settings: dict[str, Any]) -> None:
+def test_a_version_is_found_among_those_that_are_there(
+    bundle: Bundle, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{os.path.dirname(BASE)}{os.pathsep}{os.environ['PATH']}")
     with bigm.start("local", python=MINOR, **settings) as cluster:
         assert f"python{MINOR}" in os.path.realpath(executable(cluster, bundle))
 

@@ -166,7 +166,7 @@ def test_a_python_without_a_virtual_environment_is_bundled_too(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not find_python("3.12"), reason="needs Python 3.12")
+@pytest.mark.skipif(not find_python("3.12"), reason="no Python 3.12 here")
 def test_another_python_than_the_drivers_is_bundled(tmp_path: Path, wheels: Path, warm: Path):
     other = Path(find_python("3.12"))
     layer = make_layer(other, warm)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -133,10 +134,10 @@ def test_pex_has_the_options_that_it_is_told(tmp_path: Path):
         env={**os.environ, "PEX_ROOT": str(tmp_path)},
     )
     used = [
-        "--scie {lazy,eager}",
+        "--scie.* {lazy,eager}",  # since Python 3.13 the values are said after all names of an option
         "--scie-python-version",
         "--preamble-file",
         "--pex-repository",
         "--complete-platform",
     ]
-    assert [] == [option for option in used if option not in done.stdout]
+    assert [] == [option for option in used if not re.search(option, done.stdout)]
