@@ -44,6 +44,11 @@ def session(settings: Settings) -> Session:
         return _current
 
 
+def began() -> bool:
+    """Whether this process has had a session, so that a cluster was started in it."""
+    return _current is not None
+
+
 def tell_errors_plainly() -> None:
     """From now on, errors that bigm raised on purpose end this process with one message and their exit status.
 

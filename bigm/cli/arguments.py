@@ -14,6 +14,18 @@ ALSO_AFTER = ("--system", "--nmach", "--procs")
 WITH_VALUE = (*ALSO_AFTER, "--name", "--machine-output", "--profile", "--python", "--hosts", "--requirements")
 MODULE = "-m"
 
+# Those before PROGRAM alone that may be missed behind it, and the variables that say the same.
+BEFORE = {
+    "--hosts": "BIGM_SSH_HOSTS",
+    "--bundle": "BIGM_BUNDLE_REHEARSE",
+    "--requirements": "BIGM_BUNDLE_REQUIREMENTS",
+    "--name": "BIGM_NAME",
+    "--machine-output": "BIGM_MACHINE_OUTPUT",
+    "--profile": "BIGM_PROFILE",
+    "--python": "",
+    "--dry-run": "",
+}
+
 _WITH_HOSTS = "ssh"
 
 

@@ -52,5 +52,5 @@ def take_flags(line: Sequence[str], environ: MutableMapping[str, str]) -> list[s
     environ[FLAGS_VARIABLE] = json.dumps({**flags, "run": {"pid": os.getpid()}})
     if flags:
         load(environ=environ)  # a mistake is said now, and not after the program's first ten minutes
-    reminder.arm()
+    reminder.arm(os.path.basename(environ.get(embedded.FILE_VARIABLE, "")) or "it")
     return split.arguments

@@ -195,6 +195,30 @@ def test_a_program_that_starts_nothing_is_told_so_before_or_after(work: Path) ->
     assert "bigm:" not in said.err
 
 
+def test_an_option_of_bigms_that_went_to_the_program_is_named(work: Path) -> None:
+    parse = "import argparse\nfrom bigm import start\nargparse.ArgumentParser().parse_args()\n"
+    (work / "x.py").write_text(parse)
+    said = run_bigm("run", "x.py", "--hosts", "a,b", "--bundle")
+    assert 2 == said.status
+    assert [
+        "bigm: --hosts behind PROGRAM is the program's: put it before PROGRAM",
+        "bigm: --bundle behind PROGRAM is the program's: put it before PROGRAM",
+    ] == said.err.splitlines()[-2:]
+    (work / "x.py").write_text("import bigm")
+    first = "bigm: the program ended without calling bigm.start(): no machine was started"
+    second = "bigm: --name behind PROGRAM is the program's: put it before PROGRAM"
+    assert [first, second] == run_bigm("run", "x.py", "--name=mine", "--epochs", "3").err.splitlines()
+    (work / "x.py").write_text("import bigm\nbigm.start('inprocess').shutdown()")
+    assert "behind" not in run_bigm("run", "-q", "x.py", "--name", "mine").err
+
+
+def test_a_pex_that_is_started_by_itself_names_the_variable(work: Path) -> None:
+    parse = "import sys, os, bigm.cli.embedded as e\ne.take_flags(sys.argv[1:], os.environ)\n"
+    line = [sys.executable, "-c", parse, "--nmach", "2", "--hosts", "a"]
+    done = subprocess.run(line, env={**os.environ, "PEX": "/x/app.pex"}, capture_output=True, text=True, timeout=60)
+    assert "bigm: --hosts behind app.pex is the program's: set BIGM_SSH_HOSTS instead" in done.stderr.splitlines()
+
+
 def test_what_the_program_starts_is_not_reminded(work: Path) -> None:
     (work / "x.py").write_text(
         "import subprocess, sys\nimport bigm.cluster\n"
