@@ -12,10 +12,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
 from environments import make_environment, site_packages
+
+from bigm.bundle.embedded import FACTS
 
 ROOT = Path(__file__).parents[2]
 STUBS = ROOT / "tests" / "stubs"
@@ -96,12 +99,14 @@ def test_what_cannot_be_fetched_is_said_with_what_to_do(python: Path, tmp_path: 
 
 
 def test_what_pex_says_when_it_fails_is_shown_and_the_file_of_before_stays(python: Path, tmp_path: Path):
-    (tmp_path / "x.pex").write_text("of before")
+    with zipfile.ZipFile(tmp_path / "x.pex", "w") as archive:
+        archive.writestr(FACTS, "{}")
+    before = (tmp_path / "x.pex").read_bytes()
     done = build(python, tmp_path, STUB_PEX_FAILS="numpy is broken")
     assert done.returncode == 1
     assert "numpy is broken" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "of before" == (tmp_path / "x.pex").read_text()
+    assert before == (tmp_path / "x.pex").read_bytes()
     assert [] == [path.name for path in (tmp_path / "work").glob("pexfile-*")]
 
 
