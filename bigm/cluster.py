@@ -610,7 +610,8 @@ class Cluster(Groups):
         self._unsettled.add(launch)
         run.intent(launch, system=self._system.name, cluster=self.id, machines=count)
         try:
-            launched = self._system.launch(count, self._spec(), boot, launch)
+            with self._session.terminal.live(self._system.waits_for):
+                launched = self._system.launch(count, self._spec(), boot, launch)
         except BigmError as error:
             run.event("launch", launch=launch, cluster=self.name, asked=count, launched=0, text=error.message)
             raise

@@ -74,8 +74,7 @@ class Terminal:
         self._colour = not self._dumb and not environ.get("NO_COLOR")
         self._lock = threading.RLock()
         self._lines: dict[str, tuple[int, Lines]] = {}
-        self._live: Callable[[], str] | None = None
-        self._live_since = 0.0
+        self._live: list[_Live] = []  # several may wait at once; the last that has something to say is shown
         self._cell: notebook.Line | None = None
         self._drawn = ""
         self.last = ""
@@ -111,15 +110,18 @@ class Terminal:
     def live(self, status: Callable[[], str]) -> Iterator[None]:
         """While the body waits, keep *status* as the last line of a terminal, or in the output of a notebook's cell.
 
-        With the seconds it took so far. A cell keeps the last state.
+        With the seconds it took so far. A cell keeps the last state. Where several wait, the one that began last is
+        shown; while its *status* is "", the one before.
         """
         in_cell = notebook.is_notebook()
         if self._verbosity == "quiet" or not (in_cell or (self._own.is_terminal() and not self._dumb)):
             yield
             return
+        live = _Live(status, time.monotonic())
         with self._lock:
-            self._live, self._live_since = status, time.monotonic()
-            self._cell = notebook.Line() if in_cell else None
+            if not self._live:
+                self._cell = notebook.Line() if in_cell else None
+            self._live.append(live)
             self.restless = True
         self.wake()
         try:
@@ -128,7 +130,7 @@ class Terminal:
             with self._lock:
                 if self._drawn and self._cell is not None:
                     self._draw()
-                self._live = None
+                self._live = [other for other in self._live if other is not live]
                 self._erase()
 
     def write(self, machine: str, records: Iterable[LogRecord], *, procs: int = 1) -> None:
@@ -148,13 +150,12 @@ class Terminal:
     def tick(self) -> None:
         """Show what only time makes due."""
         with self._lock:
-            self.restless = self._live is not None
+            self.restless = bool(self._live)
             if self._out is not None and self._out.is_terminal():
                 for machine, (procs, lines) in self._lines.items():
                     self._show(machine, procs, lines.rest(older=time.monotonic() - _PATIENCE))
                     self.restless |= any(lines.waiting())
-            if self._live is not None and time.monotonic() > self._live_since + _FRAME:
-                self._draw()
+            self._draw()
 
     def _say(self, text: str) -> None:
         with self._lock:
@@ -189,10 +190,14 @@ class Terminal:
         return prefix + block[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
 
     def _draw(self) -> None:
-        assert self._live is not None
-        text = f"bigm: {self._live()} · {time.monotonic() - self._live_since:.0f} s"
+        now = time.monotonic()
+        shown = ((live.status(), now - live.since) for live in reversed(self._live) if now > live.since + _FRAME)
+        text = next((f"bigm: {status} · {seconds:.0f} s" for status, seconds in shown if status), "")
         if self._cell is None:
             text = text[: self._own.width() - 1]
+        if not text:
+            self._erase()
+            return
         if text == self._drawn:
             return
         if self._cell is not None:
@@ -206,6 +211,11 @@ class Terminal:
             if self._cell is None:
                 self._own.write(_ERASE.encode())
             self._drawn = ""
+
+
+class _Live(NamedTuple):
+    status: Callable[[], str]
+    since: float
 
 
 class _Stream:

@@ -184,6 +184,19 @@ def test_the_live_line_is_drawn_makes_room_and_goes(screen: Screen, run: Run) ->
     eventually(lambda: screen.seen.endswith(b"\r\x1b[K"), message=lambda: repr(screen.seen))
 
 
+def test_of_several_that_wait_the_last_with_something_to_say_is_shown(screen: Screen) -> None:
+    output = Output(terminal := screen.terminal(NO_COLOR="1"))
+    said = ""
+    with terminal.live(lambda: "outer"):
+        with terminal.live(lambda: said):
+            eventually(lambda: b"bigm: outer" in screen.seen, message=lambda: repr(screen.seen))
+            said = "inner"
+            eventually(lambda: b"bigm: inner" in screen.seen, message=lambda: repr(screen.seen))
+        before = len(screen.seen)
+        eventually(lambda: b"bigm: outer" in screen.seen[before:], message=lambda: repr(screen.seen))
+    assert output.close()
+
+
 # --- readers that stop or leave
 
 

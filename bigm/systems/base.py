@@ -186,6 +186,10 @@ class System(abc.ABC):
         Called with at least 1; the caller has journalled *launch_id* before.
         """
 
+    def waits_for(self) -> str:
+        """What a `launch` that goes on in another thread waits for, in words; "" when there is nothing to tell."""
+        return ""
+
     @abc.abstractmethod
     def describe(self, ids: Sequence[str] | None = None) -> list[Instance]:
         """The state of these instances, or of all of this cluster. An id that nobody knows is left out."""

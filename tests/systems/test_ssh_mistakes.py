@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +17,7 @@ from bigm.errors import BootError, CapacityError, CredentialsError, SystemFault
 from bigm.systems.ssh.system import Ssh
 from interpreters import find_python
 from launching import launch
+from waiting import eventually
 
 pytestmark = pytest.mark.skipif(bool(sshd.MISSING), reason=sshd.MISSING)
 
@@ -120,3 +126,57 @@ def test_an_interpreter_may_be_named_as_it_lies_in_the_home_there(rig: sshd.Rig)
     finally:
         system.close()
         shutil.rmtree(rig["bare"].home / "own")
+
+
+@contextlib.contextmanager
+def silent(rig: sshd.Rig, name: str, **client: str) -> Iterator[None]:
+    """A host that lets itself be dialled and never says a word, as far as ssh can tell one without a route to it."""
+    with socket.create_server(("127.0.0.1", 0)) as server, open(rig.config, "a") as config:
+        lines = {"HostName": "127.0.0.1", "Port": str(server.getsockname()[1]), **client}
+        config.write(f"Host {name}\n" + "".join(f"  {key} {value}\n" for key, value in lines.items()))
+        config.flush()
+        yield
+
+
+def dialling(name: str) -> list[str]:
+    """The command lines of each ssh that dials a host."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_text().split("\0")
+            if words[0] == "ssh" and name in words:
+                found.append(" ".join(words))
+    return found
+
+
+def test_a_host_that_says_nothing_is_dialled_once_for_as_long_as_the_users_configuration_says(rig: sshd.Rig) -> None:
+    with silent(rig, "mute", ConnectTimeout="2"):
+        system = Ssh(hosts=["mute", "good"], config=rig.config)
+        try:
+            since = time.monotonic()
+            launched = launch(system, 2)
+            took = time.monotonic() - since
+        finally:
+            system.close()
+    assert 1 == len(launched.instances)
+    assert "cannot reach mute: " in str(launched.failures[0])
+    assert 1.5 < took < 3.9, "a second attempt would take as long again"
+
+
+def test_a_launch_says_which_hosts_do_not_answer_and_its_end_is_theirs(rig: sshd.Rig) -> None:
+    with silent(rig, "dumb"):
+        system = Ssh(hosts=["dumb", "good"], config=rig.config)
+        launching = threading.Thread(target=launch, args=(system, 2))
+        launching.start()
+        try:
+            said = "connecting to 2 hosts: dumb does not answer yet"
+            eventually(lambda: said == system.waits_for(), 20.0, system.waits_for)
+            [command] = dialling("dumb")
+            assert "ConnectTimeout=10 " in command
+            assert "ConnectionAttempts=1 " in command
+        finally:
+            system.close()
+        launching.join(5.0)
+        assert not launching.is_alive()
+        assert [] == dialling("dumb")
+        assert "" == system.waits_for()

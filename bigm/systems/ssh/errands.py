@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 def each(items: Sequence[T], work: Callable[[T], object]) -> None:
-    """Do *work* for all items, some at a time; raises the first failure when all are done."""
+    """Do *work* for all items, some at a time; raises the first failure when all are done, an interrupt at once."""
     waiting = list(reversed(items))
-    failures: list[BaseException] = []
+    failures: list[Exception] = []
 
     def work_on() -> None:
         while waiting:
@@ -28,8 +28,11 @@ def each(items: Sequence[T], work: Callable[[T], object]) -> None:
                 return
             try:
                 work(item)
-            except BaseException as error:  # noqa: BLE001 - raised again in the caller
+            except Exception as error:  # noqa: BLE001 - raised again in the caller
                 failures.append(error)
+            except BaseException:
+                waiting.clear()
+                raise
 
     threads = [threading.Thread(target=work_on, name="bigm-ssh", daemon=True) for _ in items[1:_AT_ONCE]]
     started = []
@@ -38,8 +41,12 @@ def each(items: Sequence[T], work: Callable[[T], object]) -> None:
             thread.start()
             started.append(thread)
     work_on()
-    for thread in started:
-        thread.join()
+    try:
+        for thread in started:
+            thread.join()
+    except BaseException:
+        waiting.clear()
+        raise
     if failures:
         raise failures[0]
 

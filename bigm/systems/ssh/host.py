@@ -25,7 +25,7 @@ from bigm.systems.base import ENDED, RUNNING, Instance
 from bigm.systems.ssh.errands import Gathered, Shared
 from bigm.systems.ssh.master import Master, await_open
 
-DIAL = 20.0  # seconds to connect to a host, with jumps and all
+DIAL = 20.0  # seconds to connect to a host, with jumps and all; see `master.CONNECT` for its first answer
 _START = 60.0  # seconds for a host to start its agents
 _ASK = 30.0  # seconds for a host to answer a question; ending machines takes it 12 at most
 _REFUSAL = 0.02  # seconds for ssh here to pass a refusal on that it has got
@@ -103,6 +103,7 @@ class Host:
         self._near = f"ssh:{name}#"
         self._relay = relay
         self._proven = False
+        self._given_up = False
         self._lock = threading.Lock()
         self._residents: dict[int, Resident] = {}
         self._apart = ""  # the route of machines that no way leads from
@@ -130,6 +131,7 @@ class Host:
         Raises:
             SystemFault: the host cannot be reached, or has started none.
         """
+        self.reach()
         request: dict[str, Any] = {
             "do": "start",
             "launch": boot._asdict(),
@@ -153,6 +155,22 @@ class Host:
                 self.end(request["indices"])
             raise
         return residents
+
+    def reach(self) -> None:
+        """See that there is a connection.
+
+        Raises:
+            SystemFault: there is none, so that nothing was started.
+        """
+        if self._given_up:
+            raise BootError(f"{self.name} is dialled no more: the cluster ends")
+        if not self.master.is_open():
+            await_open(self.master, max(DIAL, self.master.patience()))
+
+    def give_up(self) -> None:
+        """Start nothing any more where there is no connection by now."""
+        self._given_up = True
+        self.master.interrupt()
 
     def _ask_again(self, request: Mapping[str, object]) -> list[dict[str, Any]]:
         """Ask, and once more when the answer was lost: what was started meanwhile is not started again."""

@@ -18,16 +18,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bigm.errors import BootError, ConfigError, CredentialsError, SystemFault, TransientError
 from bigm.systems.ssh.errands import Shared
 
 PERSIST = 20  # seconds that a master stays when nothing goes through it
+CONNECT = 10.0  # seconds for a host to answer at all, where the user's configuration does not say
 ALIVE_INTERVAL = 10  # seconds of silence after which a host is asked whether it is there, three times
 _CONTROL_TIMEOUT = 10.0  # seconds for what only asks the master, here
 _SHORTEST = 1.0  # seconds for a connection, however little is left
@@ -55,6 +57,7 @@ class Master:
         self._control = self._own
         self._options = ["-F", config] if config else []
         self._opening: Shared[bool] = Shared(0.0)  # many lose a connection together, and wait for the same
+        self._dialling: subprocess.Popen[bytes] | None = None
         self.generation = 0  # counts connections: what was forwarded through one ends with it
 
     def __repr__(self) -> str:
@@ -142,11 +145,24 @@ class Master:
         for here, _ in pairs:
             _remove(here)
 
+    def interrupt(self) -> None:
+        """Give up a connection that is being made."""
+        if (dialling := self._dialling) is not None:
+            _kill(dialling)
+
     def close(self) -> None:
         """End the connection, if it is ours."""
         if self._control == self._own and self.is_open():
             with contextlib.suppress(subprocess.TimeoutExpired):  # it ends by itself, then
                 self._ssh(["-O", "exit"], [], _CONTROL_TIMEOUT)
+
+    def patience(self) -> float:
+        """Seconds for the host to answer: as the user's configuration says, or `CONNECT`.
+
+        Raises:
+            ConfigError: as `settings`.
+        """
+        return _connect_timeout(self.settings())
 
     def settings(self) -> dict[str, str]:
         """What ssh knows of the host by its configuration; nothing is dialled.
@@ -168,25 +184,27 @@ class Master:
     def _open(self, timeout: float) -> bool:
         if self.is_open():
             return False
-        self._control = self._users_own()
+        settings = self.settings()
+        self._control = self._users_own(settings.get("controlpath", "none"))
         if self._control == self._own:
-            self._dial(timeout)
+            self._dial(timeout, min(_connect_timeout(settings), timeout))
         self.generation += 1
         return True
 
-    def _users_own(self) -> str:
-        """The control socket of a master that the user has running, else our own."""
-        path = self.settings().get("controlpath", "none")
+    def _users_own(self, path: str) -> str:
+        """The control socket at *path* where a master of the user's answers, else our own."""
         self._control = path
         return path if path != "none" and self.is_open() else self._own
 
-    def _dial(self, timeout: float) -> None:
+    def _dial(self, timeout: float, connect: float) -> None:
+        """Make a connection: *timeout* seconds in all, *connect* of them for an address to answer."""
         _remove(self._own)
         command = ["ssh", *self._options, "-M", "-N", "-f", "-S", self._own]
         for option in (
             f"ControlPersist={PERSIST}",
             "BatchMode=yes",  # a question in the middle of a progress bar would never be answered
-            f"ConnectTimeout={max(1, int(timeout))}",
+            f"ConnectTimeout={max(1, int(connect))}",
+            "ConnectionAttempts=1",
             f"ServerAliveInterval={ALIVE_INTERVAL}",
             "ServerAliveCountMax=3",
             "ClearAllForwardings=yes",  # those of the user's configuration are for the user
@@ -205,12 +223,14 @@ class Master:
                 )
             except FileNotFoundError:
                 raise ConfigError("there is no ssh on this computer", hint="install the client of OpenSSH") from None
+            self._dialling = process
             try:
                 code = process.wait(timeout)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
                 code = -1
+            finally:
+                _kill(process)
+                self._dialling = None
             said.seek(0)
             text = said.read().decode("utf-8", "replace")
         if code:
@@ -266,6 +286,19 @@ def await_open(master: Master, timeout: float, tries: int = 3) -> bool:
 def _last(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " / ".join(lines[-_ERRORS_SHOWN:]) or "it said nothing"
+
+
+def _connect_timeout(settings: Mapping[str, str]) -> float:
+    theirs = settings.get("connecttimeout", "none")
+    return float(theirs) if theirs.isdecimal() and int(theirs) else CONNECT
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End an ssh that dials, with the jumps that it has started; not the master that it has become."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _remove(path: str) -> None:

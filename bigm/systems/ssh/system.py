@@ -34,6 +34,8 @@ _DRIVER, _DIRECT = "driver", "direct"
 _PEERS = (_DRIVER, _DIRECT, OFF)
 _LONGEST = 60  # characters of the folder for sockets, whose paths may have 103
 _PREFIX = "bigm-ssh-"
+_SETTLES = 10.0  # seconds for hosts to have started what an interrupted launch has asked them for
+_NAMED = 3  # hosts that a line names
 
 
 class Ssh(System):
@@ -103,7 +105,11 @@ class Ssh(System):
         self._guard = -1  # a descriptor that says by its lock that the folder is in use
         self._lock = threading.Lock()
         self._launching = threading.Lock()
+        self._starting = 0  # hosts that are starting agents, perhaps for a launch that was interrupted
+        self._started = threading.Condition()
         self._hosts: dict[str, Host] = {}
+        self._dialled = 0  # hosts that a launch wants to reach
+        self._silent: dict[str, None] = {}  # those of them that have not answered yet
         self._failed: dict[str, SystemFault] = {}
         self._numbered = 0
 
@@ -135,6 +141,15 @@ class Ssh(System):
         with self._launching:
             known = [found for found in self._described() if found.launch == launch_id]
             return Launched(tuple(known)) if known else self._launch(n, boot, launch_id)
+
+    def waits_for(self) -> str:
+        silent = list(self._silent)
+        if not silent:
+            return ""
+        named = silent if len(silent) <= _NAMED else [*silent[:_NAMED], f"{len(silent) - _NAMED} others"]
+        verb = "does" if len(silent) == 1 else "do"
+        hosts = f"{self._dialled} host{'' if self._dialled == 1 else 's'}"
+        return f"connecting to {hosts}: {', '.join(named)} {verb} not answer yet"
 
     def describe(self, ids: Sequence[str] | None = None) -> list[Instance]:
         wanted = self._by_host([one.id for one in self._described()] if ids is None else ids)
@@ -238,6 +253,10 @@ class Ssh(System):
     def close(self) -> None:
         if not self._folder:
             return
+        for host in self._all():
+            host.give_up()
+        with self._started:  # what an interrupted launch has asked hosts for
+            self._started.wait_for(lambda: not self._starting, _SETTLES)
         self.terminate([one.id for one in self._described()])
         hosts, self._hosts = self._all(), {}
         each(hosts, Host.close)
@@ -254,14 +273,17 @@ class Ssh(System):
         boot = boot._replace(launch=launch_id)
         instances: dict[int, Instance] = {}
         tried: dict[str, SystemFault] = {}
+        hosts = self._hosts
         while len(instances) < n and (room := self._room(tried)):
             shares = share_out(n - len(instances), room)
             numbers = {name: self._numbers(count) for name, count in shares.items()}
 
             def start(name: str, numbers: dict[str, list[int]] = numbers) -> None:
-                host = self._hosts[name]
+                host = hosts[name]
                 try:
-                    residents = host.start(len(numbers[name]), boot, numbers[name])
+                    with self._counted():
+                        self._reach(host)
+                        residents = host.start(len(numbers[name]), boot, numbers[name])
                 except SystemFault as error:
                     tried[name] = error
                     return
@@ -269,7 +291,11 @@ class Ssh(System):
                     tried[name] = BootError(f"{name} started only {len(residents)} of {len(numbers[name])} agents")
                 instances.update((one.index, host.instance(one)) for one in residents)
 
-            each(list(shares), start)
+            self._dialled, self._silent = len(shares), dict.fromkeys(shares)
+            try:
+                each(list(shares), start)
+            finally:
+                self._silent = {}
         self._failed.update(tried)
         failures = list(dict.fromkeys(tried.values()))
         if len(instances) < n and not failures:
@@ -277,10 +303,27 @@ class Ssh(System):
             failures.append(CapacityError(taken, hint="host*4 lets a host take four machines"))
         return Launched(tuple(instances[index] for index in sorted(instances)), tuple(failures))
 
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._started:
+            self._starting += 1
+        try:
+            yield
+        finally:
+            with self._started:
+                self._starting -= 1
+                self._started.notify_all()
+
+    def _reach(self, host: Host) -> None:
+        try:
+            host.reach()
+        finally:
+            self._silent.pop(host.name, None)
+
     def _room(self, tried: dict[str, SystemFault]) -> dict[str, int]:
         """How many machines each host still takes; of those that failed before only when there are no others."""
         room = {
-            name: slots - len(self._hosts[name].residents) for name, slots in self._slots.items() if name not in tried
+            name: self._slots[name] - len(host.residents) for name, host in self._hosts.items() if name not in tried
         }
         room = {name: free for name, free in room.items() if free > 0}
         return {name: free for name, free in room.items() if name not in self._failed} or room
