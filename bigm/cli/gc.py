@@ -34,13 +34,15 @@ def gc(
     """Find machines that no living run owns, and end them.
 
     Machines end by themselves; this is for what could not. Those of a run that this computer does not know are listed,
-    and ended only with --unknown.
+    and ended only with --unknown. The exit code is 75 when a host could not be looked at, or something not be ended.
     """
     settings, found = chosen(system, hosts)
     left = find_leftovers(found, settings.runs_folder)
+    overlooked = found.overlooked()
+    seen = [host for host in found.places() if host not in overlooked]
     wanted = [one for one in left if one.run is not None or unknown]
     if not as_json:
-        _show(found.name, left)
+        _show(found.name, left, seen, complete=not overlooked)
     ends = bool(wanted) and (yes or (not as_json and _agreed(len(wanted))))
     outcome = end_leftovers(found, wanted) if ends else {}
     if as_json:
@@ -54,13 +56,19 @@ def gc(
         )
     if not as_json and found.capabilities.local:
         _say_kept(settings.bundle.store, settings.bundle.keep)
-    if any(outcome.values()):
+    for host, error in overlooked.items():
+        print(f"bigm: {host} was not looked at: {error}", file=sys.stderr)
+    if overlooked:
+        print(f"bigm: looked at {', '.join(seen) or 'no host'}; not at {', '.join(overlooked)}", file=sys.stderr)
+    if overlooked or any(outcome.values()):
         raise typer.Exit(_FAILED)
 
 
-def _show(system: str, left: Sequence[Leftover]) -> None:
+def _show(system: str, left: Sequence[Leftover], hosts: Sequence[str], *, complete: bool) -> None:
+    """What is left; nothing is said of where nobody has looked."""
+    if not left and (complete or hosts):
+        print(f"nothing is left on {', '.join(hosts) or system}")
     if not left:
-        print(f"nothing is left on {system}")
         return
     print_table(
         ("SYSTEM", "INSTANCE", "HOST", "CLUSTER", "AGE", "KEEPS", "RUN", "WHAT"), [_row(system, one) for one in left]

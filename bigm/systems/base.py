@@ -232,6 +232,18 @@ class System(abc.ABC):
         """
         raise NotSupported(f"{self.name} cannot tell which machines there are", hint=_BY_THEIR_LEASE)
 
+    def places(self) -> dict[str, int]:
+        """How many machines each host takes, where the user has named hosts; else nothing. Of a system not opened.
+
+        Raises:
+            ConfigError: there must be hosts, and none are named.
+        """
+        return {}
+
+    def overlooked(self) -> dict[str, SystemFault]:
+        """The hosts that the last `discover` could not look at, and why."""
+        return {}
+
     def remove(self, instances: Sequence[Instance]) -> dict[str, SystemFault | None]:
         """End instances that `discover` found, whose cluster is not this one, and what they keep. Idempotent.
 

@@ -10,15 +10,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from commanding import Said, bigm_line, run_bigm
 
 from bigm.bootstrap.store import Store
 from bigm.config import load
+from bigm.errors import TransientError
 from bigm.runs import Run
 from bigm.systems import orphans
+from bigm.systems.ssh.system import Ssh
 from screens import Screen
 from waiting import eventually
 
@@ -151,6 +155,28 @@ def test_systems_that_leave_nothing_or_are_none_are_said_to_be(command: Callable
     assert Said(0, "nothing is left on inprocess\n", "") == command("gc", "--system", "inprocess")
     said = command("gc", "--system", "lokal")
     assert (2, "bigm: there is no system called 'lokal'") == (said.status, said.err.splitlines()[0])
+
+
+def test_hosts_that_could_not_be_looked_at_are_told_from_those_that_were(
+    command: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stub(NamedTuple):
+        name: str
+        recorded = None
+
+        def request(self, request: object) -> list[dict[str, object]]:
+            if self.name.startswith("bad"):
+                raise TransientError("no route")
+            return []
+
+    monkeypatch.setattr(Ssh, "_visit", lambda self: nullcontext([Stub(name) for name in self._slots]))
+    assert Said(0, "nothing is left on a, b\n", "") == command("gc", "--hosts", "a,b*2")
+    said = command("gc", "--hosts", "a,bad,b")
+    lines = ["bigm: bad was not looked at: no route", "bigm: looked at a, b; not at bad"]
+    assert (75, "nothing is left on a, b\n", lines) == (said.status, said.out, said.err.splitlines())
+    said = command("gc", "--hosts", "bad", "--json")
+    assert (75, "[]\n", "bigm: looked at no host; not at bad") == (said.status, said.out, said.err.splitlines()[1])
+    assert (75, "") == command("gc", "--hosts", "bad")[:2]
 
 
 def test_what_bundles_have_left_on_this_computer_is_told(tmp_path: Path) -> None:

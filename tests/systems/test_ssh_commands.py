@@ -69,6 +69,8 @@ def test_gc_finds_and_ends_agents_and_what_killed_ones_have_left(rig: sshd.Rig) 
         eventually(lambda: info.pid not in rig["alpha"].agents())
         ran = bigm(rig, "gc", "--unknown", "--yes", "--json", hosts="alpha,refusing")
         assert "cannot reach refusing" in ran.stderr
+        assert "bigm: looked at alpha; not at refusing\n" in ran.stderr
+        assert 75 == ran.returncode
         told = {one["instance"]: one for one in json.loads(ran.stdout)}
         assert {one.id for one in instances} == set(told)
         assert [True, True] == [one["ended"] for one in told.values()]

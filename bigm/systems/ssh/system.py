@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import logging
 import os
 import shutil
 import socket
@@ -27,8 +26,6 @@ from bigm.systems.ssh.errands import each
 from bigm.systems.ssh.host import Host, answers
 from bigm.systems.ssh.hosts import parse_hosts, places, read_hosts, share_out
 from bigm.systems.ssh.relay import Relay
-
-logger = logging.getLogger("bigm.ssh")
 
 _DRIVER, _DIRECT = "driver", "direct"
 _PEERS = (_DRIVER, _DIRECT, OFF)
@@ -111,6 +108,7 @@ class Ssh(System):
         self._dialled = 0  # hosts that a launch wants to reach
         self._silent: dict[str, None] = {}  # those of them that have not answered yet
         self._failed: dict[str, SystemFault] = {}
+        self._overlooked: dict[str, SystemFault] = {}
         self._numbered = 0
 
     def __repr__(self) -> str:
@@ -195,14 +193,22 @@ class Ssh(System):
                 return next((one.said for one in host.look() if one.index == index), "")
         return ""
 
+    def places(self) -> dict[str, int]:
+        self._check_hosts()
+        return dict(self._slots)
+
+    def overlooked(self) -> dict[str, SystemFault]:
+        return {name: self._overlooked[name] for name in self._slots if name in self._overlooked}
+
     def discover(self) -> list[Instance]:
         found: list[Instance] = []
+        self._overlooked = {}
 
         def look(host: Host) -> None:
             try:
                 found.extend(map(host.recorded, host.request({"do": "look", "sizes": True})))
             except SystemFault as error:
-                logger.warning("bigm: %s", error)  # the others are not to be hidden by it
+                self._overlooked[host.name] = error  # the others are not to be hidden by it
 
         with self._visit() as hosts:
             each(hosts, look)
