@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from bigm.config import Settings
+from bigm.systems.base import make_system
 
 if TYPE_CHECKING:
     from bigm.bundle.bundle import Bundle
@@ -31,6 +33,12 @@ def show(words: list[str], python: str, travels: Bundle | str, settings: Setting
         "workers": settings.procs,
         "run folder": str(settings.runs_folder),
     }
+    places = make_system(settings.system, settings.systems).places()
+    if places:
+        facts["hosts"] = places if as_json else ", ".join(f"{host} (takes {n})" for host, n in places.items())
+    if places and (settings.nmach or 0) > sum(places.values()):
+        text = f"{settings.nmach} machines are wanted, and the hosts take {sum(places.values())}"
+        print(f"bigm: {text}; host*4 lets a host take four", file=sys.stderr)
     if as_json:
         print(json.dumps({**facts, "travels": _facts(travels, settings)}, indent=1))
         return
@@ -52,10 +60,9 @@ def what_travels(file: str, module: str, settings: Settings) -> Bundle | str:
     from bigm.bundle.build import bundle_program
     from bigm.bundle.described import describe
     from bigm.bundle.sources import Rules
-    from bigm.systems.base import find_system
     from bigm.terminal import Terminal
 
-    system = find_system(settings.system)(**settings.systems.get(settings.system, {}))
+    system = make_system(settings.system, settings.systems)
     if system.capabilities.in_place and not settings.bundle.rehearse:
         return _IN_PLACE
     if embedded.is_pexfile(file):

@@ -271,6 +271,19 @@ def test_a_dry_run_says_what_would_be_and_starts_nothing(talk: Path, home: Path,
     assert not (home / "runs").exists()
 
 
+def test_a_dry_run_on_hosts_lists_them_and_warns_of_too_few(
+    talk: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["run", "--dry-run", "--hosts", "a,b*2", "--nmach", "4", "talk.py"]
+    monkeypatch.setenv("BIGM_SSH_IN_PLACE", "true")  # nothing to bundle
+    said = command(*line)
+    assert "hosts        a (takes 1), b (takes 2)" in said.out.splitlines()
+    assert "bigm: 4 machines are wanted, and the hosts take 3; host*4 lets a host take four\n" == said.err
+    fewer = ["run", "--dry-run", "--json", "--hosts", "a,b*2", "--nmach", "3", "talk.py"]
+    said = command(*fewer)
+    assert ({"a": 1, "b": 2}, "") == (json.loads(said.out)["hosts"], said.err)
+
+
 # --- readers that leave, disks that fail
 
 
