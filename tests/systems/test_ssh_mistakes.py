@@ -44,7 +44,7 @@ def rig() -> Iterator[sshd.Rig]:
         (
             "stranger",
             CredentialsError,
-            r"cannot reach stranger: .*Host key verification failed.*run `ssh -F ",
+            r"cannot reach stranger: .*Host key verification failed; look at its key: run `ssh -F ",
         ),
         (
             "locked",

@@ -285,7 +285,7 @@ def await_open(master: Master, timeout: float, tries: int = 3) -> bool:
 
 def _last(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " / ".join(lines[-_ERRORS_SHOWN:]) or "it said nothing"
+    return " / ".join(lines[-_ERRORS_SHOWN:]).rstrip(".") or "it said nothing"
 
 
 def _connect_timeout(settings: Mapping[str, str]) -> float:
