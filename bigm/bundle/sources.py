@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bigm.bundle.anchors import Anchor, Layout
@@ -20,6 +20,7 @@ __all__ = ["Collected", "Rules", "collect", "largest", "machine_tree"]
 _REMARKABLE = 20 * 10**6  # bytes of a program's tree from which its largest files are named
 NO_RULES = Rules()  # nothing but what nobody wants on machines is left out
 _LARGEST = 10  # files that are named
+_LARGE = 10**6  # bytes of a file from which it is worth a word
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ def machine_tree(store: Parts) -> Manifest:
 
 
 def largest(manifest: Manifest) -> list[File]:
-    """The ten largest files of a tree, the largest first."""
-    return sorted(manifest.files, key=lambda file: (-file.size, file.path))[:_LARGEST]
+    """The largest files of a tree, the largest first: ten at most, and none below 1 MB but the first."""
+    return _largest_of(manifest.files)
 
 
 def size_text(size: int) -> str:
@@ -102,12 +103,16 @@ def size_text(size: int) -> str:
     return decimal(size)
 
 
+def _largest_of(files: Iterable[File]) -> list[File]:
+    found = sorted(files, key=lambda file: (-file.size, file.path))[:_LARGEST]
+    return found[:1] + [file for file in found[1:] if file.size >= _LARGE]
+
+
 def _check_limit(found: dict[str, Found], limit: int, folders: Sequence[str]) -> None:
     total = sum(file.size for file in found.values())
     if total <= limit:
         return
-    biggest = sorted(found.items(), key=lambda item: (-item[1].size, item[0]))[:_LARGEST]
-    named = _named([File(place, "", file.size) for place, file in biggest])
+    named = _named(_largest_of(File(place, "", file.size) for place, file in found.items()))
     raise ProgramError(
         f"the program's files in {', '.join(folders)} are {size_text(total)}, and no more than {size_text(limit)} may "
         f"travel; the largest: {named}",

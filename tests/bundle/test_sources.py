@@ -388,7 +388,7 @@ def test_a_sparse_file_of_5_gb_is_refused_before_it_is_read(app: Path, store: Pa
         collected(app, store)
     message = str(raised.value)
     assert "5.0 GB" in message
-    assert "app/disk.img (5.0 GB), " in message
+    assert "the largest: app/disk.img (5.0 GB)" in message
     assert f"{app}/.bigmignore" in raised.value.hint
     assert not os.path.exists(store.path("0" * 64).rpartition("/")[0]), "nothing was read into the store"
     (app / ".bigmignore").write_text("*.img\n")
@@ -413,6 +413,13 @@ def test_the_ten_largest_are_named_above_20_mb_and_not_below(app: Path, store: P
     ]
     (note,) = found.notes
     assert note.startswith("the program's files are 22.2 MB; the largest: app/12.bin (3.0 MB), app/11.bin (1.6 MB), ")
+
+
+def test_small_files_are_not_named_beside_a_large_one(app: Path, store: Parts):
+    (app / "large.bin").write_bytes(bytes(21_000_000))
+    (app / "small.bin").write_bytes(bytes(999_999))
+    (note,) = collected(app, store).notes
+    assert "the program's files are 22.0 MB; the largest: app/large.bin (21.0 MB)" == note
 
 
 def test_a_store_that_cannot_be_written_is_named(app: Path, tmp_path: Path):
