@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from bigm.bootstrap.report import report
@@ -39,6 +39,7 @@ _NAMED = 8  # distributions without a wheel that are looked for: each costs a re
 
 _NO_PIP = re.compile(r"satisfies the requirement (?:pip|setuptools|wheel)==")
 _NO_WHEEL = re.compile(r"No matching distribution found for ([A-Za-z0-9._-]+)(\S*)")
+_NO_VERSION = re.compile(r"satisfies the requirement ([A-Za-z0-9._-]+)(?![^\n]*==)[^\n]*\(from versions: none\)")
 _NOT_LOCKED = re.compile(r"No locked artifacts for (\S+) (\S+) in ")
 _OFFLINE = re.compile(r"NewConnectionError|NameResolutionError|Max retries exceeded|Temporary failure in name", re.I)
 
@@ -114,6 +115,7 @@ def _made(platform: Platform, wanted: Requirements, portable: Iterable[Installed
     (work / "platform.json").write_text(platform.to_json())
     options = [*pex.LAYOUT, "--no-build", "--use-pip-config", "--complete-platform", str(work / "platform.json")]
     missing: dict[str, str] = {}
+    unknown: set[str] = set()
     while True:
         try:
             _resolve([*options, *_asking(wanted, missing, made, work)], links, root, work)
@@ -122,12 +124,15 @@ def _made(platform: Platform, wanted: Requirements, portable: Iterable[Installed
             if locked:
                 raise _no_wheel({name: f"=={of}" for name, of in locked.items()}, platform) from failure
             name, version = _without_wheel(failure.said)
+            unknown.update(map(normal, _NO_VERSION.findall(failure.said)))
             if name and name not in missing and len(missing) < _NAMED:
                 missing[name] = version  # and is there more of that kind?
                 continue
-            raise (_no_wheel(missing, platform) if missing else _explained(failure, platform, wanted)) from failure
+            raise (
+                _no_wheel(missing, platform, unknown) if missing else _explained(failure, platform, wanted)
+            ) from failure
         if missing:
-            raise _no_wheel(missing, platform)
+            raise _no_wheel(missing, platform, unknown)
         names = tuple(sorted(map(_described, (work / "layer" / ".deps").iterdir())))
         return Made(work / "layer", platform.python, names, wanted.notes)
 
@@ -181,7 +186,18 @@ def _without_wheel(said: str) -> tuple[str, str]:
     return (normal(found[1]), found[2]) if found else ("", "")
 
 
-def _no_wheel(missing: dict[str, str], platform: Platform) -> NoWheel:
+def _no_wheel(missing: dict[str, str], platform: Platform, unknown: Collection[str] = ()) -> NoWheel:
+    """What is said of distributions, some of which have no version at all, as far as pip can tell."""
+    names = sorted(name for name in missing if name in unknown)
+    doubt = ""
+    if names:
+        right = "is the name right?" if len(names) == 1 else "are the names right?"
+        doubt = f"no version of {', '.join(names)} was found on the index: {right}"
+        missing = {name: version for name, version in missing.items() if name not in unknown}
+        if not missing:
+            wheels_of = f"only wheels are taken, for {platform.name} with Python {platform.python}"
+            return NoWheel(doubt, hint=f"if so, there are perhaps no wheels: {wheels_of}")
+        doubt = f"; {doubt}"
     listed = ", ".join(f"{name}{version}" for name, version in sorted(missing.items()))
     one = len(missing) == 1
     more = "; there may be more" if len(missing) == _NAMED else ""
@@ -193,7 +209,7 @@ def _no_wheel(missing: dict[str, str], platform: Platform) -> NoWheel:
     if platform == of_report(report()).with_any_kernel():
         hint = f"take other versions, or install {them} in this environment, where {them} would be taken from"
     return NoWheel(
-        f"{listed} {'has' if one else 'have'} no wheel for {platform.name} with Python {platform.python}{more}",
+        f"{listed} {'has' if one else 'have'} no wheel for {platform.name} with Python {platform.python}{more}{doubt}",
         hint=hint,
     )
 

@@ -112,10 +112,22 @@ def test_what_has_no_wheel_is_named_all_of_it(tmp_path: Path, index: Path, layer
     ) == str(failure.value)
 
 
+def test_a_name_that_no_index_knows_is_doubted(index: Path, layer: Callable[..., Dependencies]):
+    with pytest.raises(NoWheel, match=r"^no version of reqeusts was found on the index: is the name right\?; if so, "):
+        layer(Requirements("the block in x.py", ("reqeusts>1",)))
+    make_wheel(index, "one", "1.0", tag=HERE_TAG)
+    with pytest.raises(
+        NoWheel, match=r"^one==1.0 has no wheel for .*; no version of reqeusts was found on the index: "
+    ):
+        layer(Requirements("the block in x.py", ("reqeusts", "one==1.0")))
+
+
 @pytest.mark.slow
 def test_what_exists_as_source_only_has_no_wheel(tmp_path: Path, index: Path, layer: Callable[..., Dependencies]):
     (index / "source_only-1.0.tar.gz").write_bytes(b"never opened")
-    with pytest.raises(NoWheel, match="source-only has no wheel for linux-aarch64"):
+    with pytest.raises(
+        NoWheel, match=r"no version of source-only was found .*only wheels are taken, for linux-aarch64"
+    ):
         layer(Requirements("requirements.txt", ("source-only",)))
 
 
