@@ -25,6 +25,7 @@ from bigm.bundle.pexfile import bundle_inside
 from bigm.bundle.programs import Programs
 from bigm.bundle.requirements import check_python, read_block
 from bigm.bundle.sources import Rules, collect, machine_tree
+from bigm.config import FLAGS_VARIABLE
 from bigm.errors import ProgramError
 from bigm.parts import Parts
 from bigm.program import main_module, search_path
@@ -74,7 +75,16 @@ def make_bundle(
         kept.prune()
         return replace(inside, hold=hold)
     program = Described(main_module(), search_path(), _working_folder())
-    return bundle_program(program, home, rules, requirements=requirements, modules=None, tell=tell, progress=progress)
+    return bundle_program(
+        program,
+        home,
+        rules,
+        requirements=requirements,
+        checked=f'{{"pid": {os.getpid()}}}' in os.environ.get(FLAGS_VARIABLE, ""),
+        modules=None,
+        tell=tell,
+        progress=progress,
+    )
 
 
 def bundle_program(
@@ -85,6 +95,7 @@ def bundle_program(
     requirements: str = "",
     platforms: Sequence[str] = (),
     drives: bool = False,
+    checked: bool = False,
     tell: Callable[[str], None],
     progress: Callable[[str], None] = lambda text: None,
     modules: Mapping[str, ModuleType] | None = MappingProxyType({}),
@@ -96,6 +107,7 @@ def bundle_program(
         home, rules, requirements, tell, progress: as for `make_bundle`, which also says what is raised.
         platforms: names of those that it has distributions for; none: for machines like this computer.
         drives: a driver is to run from it too, which needs what bigm depends on.
+        checked: `bigm run` has said already what of the script's block is not installed here.
         modules: what it has imported; None: what this process has.
     """
     layout = find_layout(program.main.file, program.sys_path, program.cwd, modules=modules)
@@ -107,8 +119,8 @@ def bundle_program(
         hold = kept.use(collected.manifest, machine)
     kept.prune()
     origins = origins_of(program, requirements)
-    if missing := origins.missing():
-        tell(f"{program.main.file} asks for what is not installed here; machines get it: {', '.join(missing)}")
+    if not checked and (lacking := origins.lacking()):
+        tell(lacking)
     layers = _layers(driving(origins) if drives else origins, platforms, Cache(store, cache_folder(home), progress))
     for note in dict.fromkeys([*collected.notes, *(note for layer in layers.values() for note in layer.notes)]):
         tell(note)

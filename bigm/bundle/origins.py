@@ -94,6 +94,16 @@ class Origins:
         environment = environment_of(whereabouts_of(self.python))
         return unmet(self.block.dependencies, {each.name: each.version for each in environment.distributions}, {})
 
+    def lacking(self) -> str:
+        """The same in words, or ""."""
+        missing = self.missing()
+        if self.block is None or not missing:
+            return ""
+        return (
+            f"{self.block.script} asks for what {self.python} has not; machines that are brought a bundle get it: "
+            f"{', '.join(missing)}"
+        )
+
     def layer_for(self, platform: Platform, cache: Cache) -> Dependencies:
         """The layer for machines of another kind.
 
@@ -147,8 +157,7 @@ def check_script(script: Path, python: str) -> str:
         return ""
     same = python == sys.executable
     check_python(block, "{}.{}.{}".format(*sys.version_info) if same else str(examine(python).get("version", "")))
-    missing = Origins(python, block=block).missing()
-    return f"{script} asks for what {python} has not: {', '.join(missing)}" if missing else ""
+    return Origins(python, block=block).lacking()
 
 
 def layers_for(names: Sequence[str], origins: Origins, cache: Cache) -> list[tuple[Platform, Dependencies]]:

@@ -50,7 +50,8 @@ def test_what_is_not_installed_here_is_there_on_machines(rehearsal: Rehearsal, t
     variables = {"PIP_FIND_LINKS": str(index), "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null"}
     found, said = versions(rehearsal, folder, **variables)
     assert ["cloudpickle", "only-there"] == found
-    assert "asks for what is not installed here; machines get it: only-there>=2 (not installed)" in said
+    assert "; machines that are brought a bundle get it: only-there>=2 (not installed)" in said
+    assert 1 == said.count("asks for what"), "`bigm run` says it, and who makes the bundle does not again"
 
 
 def test_a_script_for_other_pythons_is_refused_before_anything_starts(rehearsal: Rehearsal, tmp_path: Path) -> None:
