@@ -245,7 +245,10 @@ def _module_file(module: str, python: str) -> str:
         name = ".".join(module.split(".")[:depth])
         found = PathFinder.find_spec(name, path)
         if found is None:
-            raise ProgramError(f"there is no module {name!r}", hint=f"searched from {os.getcwd()}, as python -m does")
+            hint = f"searched from {os.getcwd()}, as python -m does"
+            if PathFinder.find_spec(name, [os.path.abspath("src")]) is not None:
+                hint = f"it is in src/: install the project (pip install -e .), or set PYTHONPATH=src; {hint}"
+            raise ProgramError(f"there is no module {name!r}", hint=hint)
         path = list(found.submodule_search_locations or ())
     if path and (found := PathFinder.find_spec(f"{module}.__main__", path)) is None:
         raise ProgramError(f"{module} is a package without a __main__ module", hint=f"bigm run -m {module}.MODULE")

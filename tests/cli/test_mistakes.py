@@ -69,6 +69,13 @@ def test_a_module_that_does_not_exist_is_refused(command: Command, work: Path) -
     assert "bigm: pkg is a package without a __main__ module\n" in refused(command("run", "-m", "pkg"))
 
 
+def test_a_module_that_lies_in_src_is_found_there_by_the_hint(command: Command, work: Path) -> None:
+    (work / "src" / "inside").mkdir(parents=True)
+    (work / "src" / "inside" / "__init__.py").touch()
+    said = refused(command("run", "-m", "inside.main"))
+    assert "bigm: it is in src/: install the project (pip install -e .), or set PYTHONPATH=src; searched from" in said
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
 @pytest.mark.parametrize("place", ["before", "behind"])
 def test_a_bad_number_of_machines_is_refused(command: Command, talk: Path, value: str, place: str) -> None:
