@@ -11,6 +11,7 @@ Source: `pex.tools.commands.venv`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -28,6 +29,7 @@ from bigm.manifest import Manifest
 
 _PATIENCE = 120.0  # seconds for pex, and
 _SLOWEST = 1 << 20  # bytes of the layer for which it gets one more: it says nothing while it unpacks
+_LAST_WORDS = 2.0  # seconds for what pex has said, when it was killed
 _LINES = 12  # of its output, in an error
 _GROWS = 4  # times that a layer becomes larger when it is unpacked, as a guess of what to make room for
 _FULL = "No space left on device"
@@ -140,9 +142,13 @@ def _hear(process: subprocess.Popen[bytes], timeout: float) -> list[str]:
     try:
         return process.communicate(timeout=timeout)[0].decode(errors="replace").strip().splitlines()
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        said = process.communicate()[0].decode(errors="replace").strip().splitlines()
-        return [*said, f"it was not done within {timeout:.0f} s"]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        try:
+            said = process.communicate(timeout=_LAST_WORDS)[0]
+        except subprocess.TimeoutExpired as late:  # what has left its group holds the pipe
+            said = late.output or b""
+        return [*said.decode(errors="replace").strip().splitlines(), f"it was not done within {timeout:.0f} s"]
 
 
 def _size(folder: str) -> int:

@@ -32,6 +32,7 @@ OFFLINE = ("--no-index", "--no-build")
 # Reproducible archives: the time that everything in them has. pex takes it, and builds of wheels that it starts.
 _EPOCH = "315532800"  # 1980-01-01, the oldest that a zip file can tell
 _DROPPED = ("PEX", "_PEX", "__PEX", "PYTHON", "__PYVENV", "SCIE", "SOURCE_DATE_EPOCH", "VIRTUAL_ENV")
+_LONGEST = 2 * 3600.0  # seconds: of a slow index, for what is large; nobody waits longer for what hangs
 _TOLD = 12  # lines of pex's own words that an error shows
 
 
@@ -66,7 +67,15 @@ def pex_version() -> str:
     return found[1]
 
 
-def run_pex(arguments: Sequence[str], output: Path, *, root: Path, work: Path, index: bool = False) -> None:
+def run_pex(
+    arguments: Sequence[str],
+    output: Path,
+    *,
+    root: Path,
+    work: Path,
+    index: bool = False,
+    longest: float = _LONGEST,
+) -> None:
     """Have pex make *output*. On an interrupt of the calling thread pex and what it started are ended.
 
     Args:
@@ -76,22 +85,28 @@ def run_pex(arguments: Sequence[str], output: Path, *, root: Path, work: Path, i
             them by their RECORD and would take the old content.
         work: a folder for what is temporary; its caller removes it.
         index: it may ask the package index, as pip's configuration and `PIP_*` say. Otherwise these have no part in it.
+        longest: seconds after which it is ended.
     Raises:
-        PexFailed: it failed, with its words; or the disk is full. What is in *output* then means nothing.
+        PexFailed: it failed, or was not done in time, with its words; or the disk is full. What is in *output* then
+            means nothing.
     """
     work.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pex", *arguments, "-o", str(output)]
     log = work / "pex.log"
     with open(log, "wb") as written:
-        code = _run(command, work, _environ(os.environ, root, work, index), written)
+        code = _run(command, work, _environ(os.environ, root, work, index), written, longest)
+    if code is None:
+        raise _failure(log.read_text("utf-8", "replace"), f"was not done within {longest:.0f} s", command, root)
     if code:
         said = log.read_text("utf-8", "replace")
         if re.search("No space left on device|Disk quota exceeded", said):
             raise _full(output, work)
-        raise _failure(said, code, command, root)
+        ended = f"was ended by signal {-code}" if code < 0 else f"exits with {code}"
+        raise _failure(said, ended, command, root)
 
 
-def _run(command: Sequence[str], work: Path, environ: Mapping[str, str], log: IO[bytes]) -> int:
+def _run(command: Sequence[str], work: Path, environ: Mapping[str, str], log: IO[bytes], longest: float) -> int | None:
+    """Its exit code; None when it was ended after *longest* seconds."""
     process = subprocess.Popen(
         command,
         cwd=work,  # what `-m` looks into first
@@ -111,7 +126,10 @@ def _run(command: Sequence[str], work: Path, environ: Mapping[str, str], log: IO
 
     atexit.register(end)  # for a thread that nobody waits for
     try:
-        return process.wait()
+        return process.wait(longest)
+    except subprocess.TimeoutExpired:
+        end()
+        return None
     except BaseException:
         end()
         raise
@@ -137,8 +155,7 @@ def _full(output: Path, work: Path) -> PexFailed:
     )
 
 
-def _failure(said: str, code: int, command: Sequence[str], root: Path) -> PexFailed:
-    ended = f"was ended by signal {-code}" if code < 0 else f"exits with {code}"
+def _failure(said: str, ended: str, command: Sequence[str], root: Path) -> PexFailed:
     words = "".join(f"\n  {line}" for line in _words(said)) or " it says nothing"
     shown = shlex.join([f"PEX_ROOT={root}", *command, "-v"])
     message = f"pex cannot bundle the dependencies and {ended}:{words}"

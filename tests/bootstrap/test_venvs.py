@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from layers import greeting
 from machines import Place, all_gone
 from test_installer import extended, send
 
-from bigm.bootstrap.venvs import VenvError
+from bigm.bootstrap.venvs import VenvError, _hear
 from interpreters import find_python
 from waiting import eventually
 
@@ -59,6 +61,26 @@ def test_an_environment_has_the_layer_and_the_interpreter_it_was_asked_for(place
     assert f"{[*made['stdlib'], *made['site']]}\n" == path
     answer = subprocess.run([f"{os.path.dirname(made['python'])}/greeting-hello"], capture_output=True, timeout=30)
     assert answer.stdout == b"hello\n"
+
+
+def test_what_left_its_group_and_holds_the_pipe_is_not_waited_for(tmp_path):
+    """As a build that daemonises: it is the agent that ends it, by its mark, with the machine."""
+    script = 'echo hello; setsid sleep 30 & echo $! > "$0.new"; mv "$0.new" "$0"; wait'
+    process = subprocess.Popen(
+        ["sh", "-c", script, str(tmp_path / "pid")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    eventually((tmp_path / "pid").exists)
+    left = int((tmp_path / "pid").read_text())
+    eventually(lambda: os.getsid(left) == left)
+    since = time.monotonic()
+    said = _hear(process, 0.1)
+    assert ["hello", "it was not done within 0 s"] == said
+    assert time.monotonic() - since < 20.0
+    os.kill(left, signal.SIGKILL)
+    eventually(lambda: not os.path.exists(f"/proc/{left}/cwd"))
 
 
 def test_what_a_user_has_set_does_not_reach_pex(place, store, layer, monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from environments import install, make_environment, make_layer, make_wheel, site_packages
 
 from bigm.bundle.environment import DependencyError
+from bigm.bundle.pex import PexFailed, run_pex
 from bigm.errors import ConfigError
 from waiting import eventually
 
@@ -49,6 +50,18 @@ def pex_processes(cache: Path) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def test_what_hangs_is_ended_with_all_it_has_started(tmp_path: Path):
+    """As with an index that takes connections and never answers."""
+    (tmp_path / "work" / "pex").mkdir(parents=True)  # what `-m pex` finds first
+    (tmp_path / "work" / "pex" / "__init__.py").touch()
+    (tmp_path / "work" / "pex" / "__main__.py").write_text(
+        "import subprocess, sys\nprint('asking the index', flush=True)\nsubprocess.run(['sleep', '60'])\n"
+    )
+    with pytest.raises(PexFailed, match=r"was not done within 5 s:\n  asking the index"):
+        run_pex(["x"], tmp_path / "out", root=tmp_path / "root", work=tmp_path / "work", longest=5.0)
+    eventually(lambda: not pex_processes(tmp_path / "root"))
 
 
 def test_a_distribution_without_record_is_named(python: Path, tmp_path: Path):
