@@ -90,13 +90,15 @@ class Fanout:
         lacking = sum(bool(store.lacks) for store in self._stores.values())
         return f"<Fanout: {lacking} of {len(self._stores)} stores lack parts, {self._uploads} uploads>"
 
-    def join(self, store: str, wanted: Mapping[str, int], missing: Collection[str]) -> None:
+    def join(self, store: str, wanted: Mapping[str, int], missing: Collection[str]) -> int:
         """A store is to have *wanted*; again with others, or when it was found out that something is gone.
 
         Args:
             store: its name.
             wanted: sizes in bytes, by digest.
             missing: those of *wanted* that are not there.
+        Returns:
+            int: bytes of those that it was not known to lack.
         """
         found = self._stores.setdefault(store, _Store())
         found.held |= wanted.keys() - set(missing)
@@ -106,11 +108,13 @@ class Fanout:
                 self._crates[digest].holders.discard(store)
         self._sizes.update(wanted)
         self._pack(digest for digest in missing if digest not in self._crates)
-        for digest in missing:
+        new = [digest for digest in missing if digest not in found.lacks.get(self._crates[digest], ())]
+        for digest in new:
             found.lacks.setdefault(self._crates[digest], set()).add(digest)
         for crate in {self._crates[digest] for digest in wanted if digest in self._crates}:
             if found.held.issuperset(crate.digests):
                 crate.holders.add(store)
+        return self._size(new)
 
     def leave(self, store: str) -> None:
         """A store is gone. Transfers from and to it that are on their way are to be `finished` all the same."""

@@ -273,8 +273,7 @@ class Shipping:
                     place.visits.remove(visit)
                     return (yield from self._inquire(visit, again, needed, anew=False))
             self._contents.update((digest, (visit.bundle.store, size)) for digest, size in needed.items())
-            self._fanout.join(place.id, needed, missing)
-            self.tally.wants(place.id, sum(needed[digest] for digest in missing))
+            self.tally.wants(place.id, self._fanout.join(place.id, needed, missing))
             place.asked[wanted] = True
         finally:
             if not place.asked[wanted]:

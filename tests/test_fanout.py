@@ -127,6 +127,21 @@ def test_a_store_that_leaves_in_the_middle_holds_up_nobody() -> None:
     assert all(held == {"p"} for held in rest.values())
 
 
+def test_what_a_store_is_known_to_lack_is_counted_once() -> None:
+    """As where machines that share it want bundles that have files in common, at the same time."""
+    fanout, sizes = Fanout(), {"own": 1 * MB, "common": 10 * MB, "small": 1000}
+    assert 11 * MB == fanout.join("A", sizes, ["own", "common"])
+    fanout.next()
+    assert 0 == fanout.join("A", {"common": 10 * MB}, ["common"])
+    assert 1000 == fanout.join("A", {"common": 10 * MB, "small": 1000}, ["common", "small"])
+    stores: dict[str, set[str]] = {"A": set()}
+    for transfer in [*fanout._stores["A"].coming.values()]:
+        fanout.finished(transfer)
+        stores["A"].update(transfer.digests)
+    simulate(fanout, stores)
+    assert 10 * MB == fanout.join("A", {"common": 10 * MB}, ["common"]), "it was there, and was removed"
+
+
 def test_a_part_that_vanished_from_a_store_is_sent_again() -> None:
     fanout = Fanout()
     stores = join_all(fanout, ["A", "B"], {"p": 10 * MB})

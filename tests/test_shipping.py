@@ -112,6 +112,18 @@ def test_machines_of_one_computer_are_sent_one_copy_and_the_next_run_nothing(
         assert [event["sent"] for event in shipped(cluster)] == [0, 0]
 
 
+def test_what_two_bundles_have_in_common_is_counted_once(make: Callable[..., Bundle], settings: dict[str, Any]) -> None:
+    """Else the line that shows it would stop short of its end, and go on for as long as the cluster."""
+    common = os.urandom(20 * MB)
+    with bigm.start("local", **settings) as cluster:
+        for text in (b"first", b"second"):
+            cluster.start(1, bundle=make(common=common, own=text))
+        cluster.wait(timeout=60.0)
+        tally = cluster._bundles.shipping.tally
+        assert tally.here == tally.wanted
+        assert "" == tally.status()
+
+
 def test_an_edited_file_is_kilobytes(make: Callable[..., Bundle], settings: dict[str, Any]) -> None:
     big = os.urandom(2 * MB)
     with bigm.start("local", **settings) as cluster:
