@@ -157,6 +157,22 @@ def test_sockets_of_a_driver_that_was_killed_with_its_connection_are_removed_by_
     shutil.rmtree(left[0])
 
 
+def test_the_folder_of_a_driver_that_was_killed_while_it_made_it_is_removed_by_the_next() -> None:
+    place = Path(os.environ["TMPDIR"])
+    names = ["young", "empty", "locked"]
+    left = [place / f"bigm-new-{name}" for name in names]
+    for folder in left:
+        folder.mkdir()
+    (left[2] / "lock").touch()
+    for folder in left[1:]:
+        os.utime(folder, (1e9, 1e9))
+    system = Ssh(hosts="nobody")
+    system.open("c0")
+    system.close()
+    assert ["young"] == [name for name, folder in zip(names, left) if folder.exists()]
+    left[0].rmdir()
+
+
 def test_an_agent_that_is_killed_is_told_of_and_leaves_nothing(rig: sshd.Rig) -> None:
     system = Ssh(hosts="alpha", config=rig.config)
     try:

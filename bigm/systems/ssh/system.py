@@ -14,6 +14,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -30,7 +31,8 @@ from bigm.systems.ssh.relay import Relay
 _DRIVER, _DIRECT = "driver", "direct"
 _PEERS = (_DRIVER, _DIRECT, OFF)
 _LONGEST = 60  # characters of the folder for sockets, whose paths may have 103
-_PREFIX = "bigm-ssh-"
+_PREFIX, _UNFINISHED = "bigm-ssh-", "bigm-new-"
+_MAKING = 60.0  # seconds after which a folder that is not finished never will be
 _SETTLES = 10.0  # seconds for hosts to have started what an interrupted launch has asked them for
 _NAMED = 3  # hosts that a line names
 
@@ -389,10 +391,12 @@ def _make_folder() -> tuple[str, int]:
     place = place if len(place) <= _LONGEST and ":" not in place else "/tmp"  # a colon ends a path, for ssh
     for left in Path(place).glob(_PREFIX + "*"):
         _remove_abandoned(left)
-    new = tempfile.mkdtemp(prefix="bigm-new-", dir=place)
+    for left in Path(place).glob(_UNFINISHED + "*"):
+        _remove_unfinished(left)
+    new = tempfile.mkdtemp(prefix=_UNFINISHED, dir=place)
     guard = os.open(os.path.join(new, "lock"), os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(guard, fcntl.LOCK_EX)
-    folder = new.replace("bigm-new-", _PREFIX)
+    folder = new.replace(_UNFINISHED, _PREFIX)
     os.rename(new, folder)  # locked already: whoever looks for what is left never sees it without
     return folder, guard
 
@@ -407,3 +411,11 @@ def _remove_abandoned(folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     except OSError:
         return  # in use, or being made, or gone
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove a folder whose driver was killed while it made it."""
+    with contextlib.suppress(OSError):  # it is gone, or finished
+        found = folder.stat()
+        if found.st_uid == os.getuid() and time.time() - found.st_mtime > _MAKING:
+            shutil.rmtree(folder, ignore_errors=True)
