@@ -124,6 +124,7 @@ def test_an_extension_in_c_that_was_built_here_travels(tmp_path: Path, python: P
     assert "42" == ask(lay_out(layer, warm, tmp_path / "machine"), "import fast; print(fast.answer)")
 
 
+@pytest.mark.slow
 def test_an_environment_at_odds_with_itself_travels_and_says_so(tmp_path: Path, python: Path, warm: Path):
     needy = make_wheel(tmp_path, "needy", requires=["alpha>=7", "absent", "extra-only; extra == 'more'"])
     install(python, needy)
