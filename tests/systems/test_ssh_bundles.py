@@ -65,3 +65,19 @@ def test_a_connection_that_is_cut_while_shipping_costs_nothing_but_time(rig: ssh
         assert rig["alpha"].cut()
         cluster.wait(timeout=120.0)
         assert machine.run(os.path.getsize, "data3") == 8_000_000
+
+
+@pytest.mark.slow
+def test_hosts_that_can_dial_one_another_fetch_parts_and_one_copy_leaves_the_driver(
+    rig: sshd.Rig, tmp_path: Path
+) -> None:
+    bundle = make_bundle(Parts(str(tmp_path / "driver")), **{f"data{n}": os.urandom(4_000_000) for n in range(4)})
+    size = sum(bundle.parts().values())
+    with bigm.start(Ssh(hosts=["alpha", "beta"], config=rig.config, peers="direct")) as cluster:
+        machines = cluster.start(2, bundle=bundle)
+        cluster.wait(timeout=120.0)
+        assert [4_000_000] * 2 == [machine.run(os.path.getsize, "data3") for machine in machines]
+        fetched = sum(event["fetched"] for event in shipped(cluster))
+        sent = sum(event["sent"] for event in shipped(cluster))
+        assert fetched >= 0.7 * size
+        assert sent <= 1.3 * size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 import sshd
 from bigm.bootstrap.records import Info
+from bigm.errors import CredentialsError
 from bigm.systems.base import ENDED, RUNNING
 from bigm.systems.ssh.system import Ssh
 from launching import Launching
@@ -133,3 +135,92 @@ def fill(folder: Path) -> None:
     with open(folder / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
+
+
+# --- how a user proves who they are, and says which hosts there are
+
+
+def keygen(*words: str) -> None:
+    subprocess.run(["ssh-keygen", "-q", *words], check=True, timeout=30, stdin=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def agent(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An ssh-agent without keys, which ssh finds as a user's."""
+    path = str(tmp_path_factory.mktemp("agent") / "a")
+    with subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL) as process:
+        monkeypatch.setenv("SSH_AUTH_SOCK", path)
+        eventually(lambda: os.path.exists(path))
+        yield
+        process.terminate()
+
+
+def with_passphrase(rig: sshd.Rig) -> Path:
+    """A key with a passphrase, which a host `safe` takes and no other."""
+    key = rig.folder / "safe_key"
+    keygen("-t", "ed25519", "-N", "a secret", "-f", str(key))
+    rig.add("safe", settings={"AuthorizedKeysFile": f"{key}.pub"}, ssh={"IdentityFile": str(key)})
+    return key
+
+
+@pytest.mark.slow
+def test_a_key_with_a_passphrase_is_not_asked_for_and_its_hint_says_where_it_belongs(
+    rig: sshd.Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    with_passphrase(rig)
+    system = Ssh(hosts="safe", config=rig.config)
+    try:
+        [failure] = Launching(system).launch(1).failures
+        assert isinstance(failure, CredentialsError)
+        assert "Permission denied" in str(failure)
+        assert f"`ssh -F {rig.config} safe true` must work" in failure.hint
+        assert "ssh-add" in failure.hint
+    finally:
+        system.close()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("agent")
+def test_a_key_with_a_passphrase_is_used_from_an_agent(rig: sshd.Rig, tmp_path: Path) -> None:
+    key = with_passphrase(rig)
+    answer = tmp_path / "answer"
+    answer.write_text("#!/bin/sh\necho a secret\n")
+    answer.chmod(0o700)
+    environ = {**os.environ, "SSH_ASKPASS": str(answer), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": ":0"}
+    subprocess.run(["ssh-add", "-q", str(key)], env=environ, check=True, timeout=30, stdin=subprocess.DEVNULL)
+    assert str(rig["safe"].tmp) in lives_and_ends(Ssh(hosts="safe", config=rig.config)).folder
+    assert rig["safe"].is_empty()
+
+
+@pytest.mark.slow
+def test_a_certificate_of_the_user_is_used(rig: sshd.Rig) -> None:
+    authority, key = rig.folder / "authority", rig.folder / "certified"
+    for path in (authority, key):
+        keygen("-t", "ed25519", "-N", "", "-f", str(path))
+    settings = {"AuthorizedKeysFile": "none", "TrustedUserCAKeys": f"{authority}.pub"}
+    rig.add("trusting", settings=settings, ssh={"IdentityFile": str(key)})
+    system = Ssh(hosts="trusting", config=rig.config)
+    try:
+        [failure] = Launching(system).launch(1).failures
+        assert isinstance(failure, CredentialsError), "the key alone is nobody's"
+    finally:
+        system.close()
+    keygen("-s", str(authority), "-I", "a user", "-n", getpass.getuser(), f"{key}.pub")  # makes certified-cert.pub
+    assert str(rig["trusting"].tmp) in lives_and_ends(Ssh(hosts="trusting", config=rig.config)).folder
+    assert rig["trusting"].is_empty()
+
+
+@pytest.mark.slow
+def test_hosts_are_read_from_a_file(rig: sshd.Rig, tmp_path: Path) -> None:
+    rig.add("alpha")
+    rig.add("beta")
+    (tmp_path / "hosts").write_text("# mine\nalpha*2\n\nbeta  # the new one\n")
+    system = Ssh(hosts_file=str(tmp_path / "hosts"), config=rig.config)
+    try:
+        found = Launching(system).launch(3).instances
+        assert ["alpha", "alpha", "beta"] == sorted(instance.host for instance in found)
+    finally:
+        system.close()
+    assert rig["alpha"].is_empty()
+    assert rig["beta"].is_empty()

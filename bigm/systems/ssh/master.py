@@ -242,7 +242,11 @@ class Master:
         if any(words in low for words in _STRANGER):
             return CredentialsError(message, hint=f"look at its key: run `{self.command}` once")
         if any(words in low for words in _CREDENTIALS):
-            return CredentialsError(message, hint=f"`{self.command} true` must work without a question")
+            return CredentialsError(
+                message,
+                hint=f"`{self.command} true` must work without a question: a key with a passphrase belongs into an "
+                "agent (ssh-add)",
+            )
         if any(words in low for words in _PASSING):
             return TransientError(message, hint=f"try `{self.command}`")
         return BootError(message, hint=f"try `{self.command}`")
