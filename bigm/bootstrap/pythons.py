@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -110,7 +111,8 @@ def find(minor: str = "", cache: str = "") -> list[dict[str, Any]]:
 def _candidates(minor: str) -> Sequence[str]:
     """Paths that may be interpreters, each file once."""
     names = [f"python{minor}", "python3", "python"] if minor else ["python3", "python3.?", "python3.??", "python"]
-    places = [*os.environ.get("PATH", os.defpath).split(os.pathsep), *map(os.path.expanduser, _PLACES)]
+    own = os.path.dirname(getattr(sys, "_base_executable", sys.executable))  # of this agent, wherever it lies
+    places = [*os.environ.get("PATH", os.defpath).split(os.pathsep), own, *map(os.path.expanduser, _PLACES)]
     found: dict[str, str] = {}
     for name in names:
         for place in filter(os.path.isabs, places):

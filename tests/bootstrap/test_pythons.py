@@ -13,8 +13,9 @@ from bigm.bootstrap.pythons import PythonError
 
 @pytest.fixture
 def somewhere(tmp_path, monkeypatch):
-    """A PATH of one empty folder."""
+    """A PATH of one empty folder, and an agent whose own interpreter is nowhere."""
     monkeypatch.setattr(pythons, "_PLACES", ())
+    monkeypatch.setattr(sys, "_base_executable", str(tmp_path / "own" / "python3"), raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path
 
@@ -34,6 +35,13 @@ def test_an_interpreter_is_found_by_its_minor_version_once(somewhere):
     assert found["version"] == ".".join(map(str, sys.version_info[:3]))
     assert pythons.find("3.2") == []
     assert [each["version"] for each in pythons.find()] == [found["version"]]
+
+
+def test_the_agents_own_interpreter_is_found_wherever_it_lies(somewhere):
+    os.mkdir(somewhere / "own")
+    os.symlink(os.path.realpath(sys.executable), somewhere / "own" / "python3")
+    (found,) = pythons.find(f"{sys.version_info[0]}.{sys.version_info[1]}")
+    assert os.path.realpath(found["path"]) == os.path.realpath(sys.executable)
 
 
 def test_what_only_looks_like_an_interpreter_is_left_out(somewhere):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from bigm.bundle.requirements import Block
 from bigm.manifest import Manifest
 
 ALL = ("boto3 1", "cloudpickle 3", "cryptography 4", "packaging 24", "pex 2", "psutil 5", "PyYAML 6", "requests 2")
+if sys.version_info < (3, 11):
+    ALL += ("tomli 2",)
 
 
 def layer(*distributions: str) -> Dependencies:
