@@ -30,7 +30,8 @@ def ps(
     """List runs and their machines.
 
     Live runs and the last ten, with the machines of live runs, and those that did not end as they should. RUN (an id, a
-    part of one, a run's folder, or last) shows one run with all its machines.
+    part of one, a run's folder, or last) shows one run with all its machines. Of a cause the first line is shown;
+    --json has all of it.
     """
     folder = load().runs_folder
     runs = [read_run(folder, which)] if which else list_runs(folder)
@@ -74,4 +75,4 @@ def _machine_row(run: RunInfo, machine: MachineInfo) -> tuple[str, ...]:
         state, cause = "unknown", "its driver died; it ends with its lease at the latest"
     end = machine.until or run.ended or (time.time() if run.state == RUNNING else 0.0)
     uptime = duration(end - machine.since) if end else ""
-    return machine.machine, state, machine.addr, uptime, cause
+    return machine.machine, state, machine.addr, uptime, cause.strip().partition("\n")[0]  # the rest: --json

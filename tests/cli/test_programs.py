@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -282,6 +283,18 @@ def test_a_dry_run_on_hosts_lists_them_and_warns_of_too_few(
     fewer = ["run", "--dry-run", "--json", "--hosts", "a,b*2", "--nmach", "3", "talk.py"]
     said = command(*fewer)
     assert ({"a": 1, "b": 2}, "") == (json.loads(said.out)["hosts"], said.err)
+
+
+def test_a_cause_with_a_traceback_takes_one_line_of_the_table(home: Path, command: Command) -> None:
+    text = "machine a:1/m0 stopped: Bad could not be set up\nTraceback (most recent call last):\n  File"
+    run = Run.create(load(), "x.py")
+    run.event("machine", machine="m0", state="STOPPED", addr="a:1/m0", cause="setup", text=text)
+    run.event("machine", machine="m1", state="STOPPED", addr="a:2/m1", cause="setup")
+    run.finish(75)
+    rows = command("ps", "last").out.splitlines()[-2:]
+    cells = [re.split(r"  +", row.strip()) for row in rows]
+    assert [("m0", "Bad could not be set up"), ("m1", "setup")] == [(row[0], row[-1]) for row in cells]
+    assert text == json.loads(command("ps", "last", "--json").out)[0]["machines"][0]["text"]
 
 
 # --- readers that leave, disks that fail
