@@ -20,7 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command(cls=run.RunCommand)(run.run)
-app.command()(bundle.bundle)
+app.command(cls=bundle.BundleCommand)(bundle.bundle)
 app.command()(logs.logs)
 app.command()(ps.ps)
 app.command()(gc.gc)

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+
+class BundleCommand(TyperCommand):
+    """A command whose PROGRAM is shown as that of `bigm run` is."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What the line looks like."""
+        return ["[OPTIONS]", "PROGRAM"]
 
 
 def bundle(
@@ -46,10 +55,11 @@ def bundle(
     ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="bigm says nothing but warnings.")] = False,
 ) -> None:
-    """Make one file of a program, which runs where there is only a Python, and forms machines from itself.
+    """Make one file of a program and all it needs.
 
-    PROGRAM is found as `bigm run` finds it. In the file are the program's folders, all distributions of the
-    environment, and bigm: ./FILE.pex ARGS is there what `bigm run PROGRAM ARGS` is here.
+    The file runs where there is only a Python, and forms machines from itself. PROGRAM is found as `bigm run` finds it.
+    In the file are the program's folders, all distributions of the environment, and bigm: ./FILE.pex ARGS is there what
+    `bigm run PROGRAM ARGS` is here.
     """
     from bigm.cli import packing
 

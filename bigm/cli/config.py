@@ -29,7 +29,7 @@ def show(
     profile: Annotated[str | None, typer.Option(metavar="NAME", help="As with this profile.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show every setting, its value here and now, and where that comes from."""
+    """Show every setting, its value, and where that is from."""
     settings = load(environ={**os.environ, "BIGM_PROFILE": profile} if profile else os.environ)
     facts = values(settings)
     if as_json:
@@ -42,7 +42,10 @@ def show(
 
 @app.command("path")
 def path() -> None:
-    """Show the files that settings are read from, the stronger one first, and whether they exist."""
+    """Show the files that settings are read from.
+
+    The stronger one comes first; a file need not exist.
+    """
     project = project_file()
     user = home_folder() / USER_FILE
     rows = [

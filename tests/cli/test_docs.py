@@ -21,6 +21,15 @@ def test_printed_pages_are_fresh(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert files(ROOT)[ROOT / name] == (ROOT / name).read_text()
 
 
+def test_no_sentence_in_a_list_of_commands_is_cut_and_each_line_names_its_program_alike() -> None:
+    page = (ROOT / "docs/cli.md").read_text()
+    lists = re.findall(r"^Commands:\n(.*?)^```", page, re.M | re.S)
+    assert len(lists) == 2
+    assert [] == [line for text in lists for line in text.splitlines() if line.endswith("...")]
+    usages = re.findall(r"^Usage: bigm (run|bundle) \[OPTIONS\] PROGRAM", page, re.M)
+    assert ["run", "bundle"] == usages
+
+
 def test_every_step_of_a_start_is_shown_in_the_bootstrap_sequence() -> None:
     assert set(MESSAGES) == {action for _, actions in lifecycle.START.values() for action in actions}
 
