@@ -322,12 +322,19 @@ def system_keys() -> list[Key]:
     return found
 
 
-def nearest(word: str, known: Sequence[str], likeness: float = 0.6) -> str:
-    """The sentence that names what *word* was probably meant to be, or "" when nothing known is that like it."""
+def nearest(word: str, known: Sequence[str] | Mapping[str, str], likeness: float = 0.6) -> str:
+    """The sentence that names what *word* was probably meant to be, or "" when nothing known is that like it.
+
+    Args:
+        word: what was written.
+        known: what could have been, or for each of these what the sentence calls it.
+        likeness: from 0 to 1.
+    """
     import difflib  # only a mistake pays for it
 
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=likeness)
-    return f"did you mean {matches[0]!r}?" if matches else ""
+    names = known if isinstance(known, Mapping) else dict(zip(known, known, strict=True))
+    matches = difflib.get_close_matches(word, list(names), n=1, cutoff=likeness)
+    return f"did you mean {names[matches[0]]!r}?" if matches else ""
 
 
 class _Keys:
@@ -390,7 +397,19 @@ def _settings(given: Sequence[_Given], keys: _Keys, home: Path, profile: str) ->
 
 
 def _unknown(item: _Given, keys: _Keys) -> ConfigError:
-    return ConfigError(f"{item.origin}: unknown key {item.key!r}", hint=nearest(item.key, list(keys.by_name)))
+    hint = _in_sections(item.key, keys) or nearest(item.key, list(keys.by_name))
+    return ConfigError(f"{item.origin}: unknown key {item.key!r}", hint=hint)
+
+
+def _in_sections(name: str, keys: _Keys) -> str:
+    """The sentence that names the sections' keys that end as *name* does; "" where none is."""
+    from bigm.systems.base import OWN
+
+    for system in OWN:  # those that are installed besides may be broken: this is about another mistake
+        keys.add_section(system)
+    last = name.rpartition(".")[2]
+    found = [repr(key) for key in keys.by_name if key.rpartition(".")[2] == last]
+    return f"did you mean {' or '.join(found)}?" if found else ""
 
 
 def _flags(environ: Mapping[str, str]) -> dict[str, object]:

@@ -112,6 +112,19 @@ def test_words_are_what_they_look_like_whatever_yaml_thinks_of_them(place: Place
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("hosts: [a, b]", "'ssh.hosts'"),
+        ("store: /x", "'bundle.store'"),
+        ("system: ssh\nssh: {keep: 1}", "'bundle.keep'"),
+    ],
+)
+def test_a_key_that_belongs_into_a_section_is_found_there(place: Place, text: str, meant: str) -> None:
+    place.file(text)
+    assert place.refused().endswith(f"; did you mean {meant}?")
+
+
 def test_an_unknown_key_is_refused_with_file_line_and_the_nearest(place: Place) -> None:
     place.file("procs: 2\nnmachs: 3\n")
     assert f"{place.project.parent}/bigm.yaml:2: unknown key 'nmachs'; did you mean 'nmach'?" == place.refused()

@@ -230,9 +230,9 @@ def _program_file(program: str, python: str) -> str:
     commands = Path(python).parent
     if os.sep not in program and (commands / program).is_file():
         return str(commands / program)
-    beside = [str(other) for other in path.parent.glob("*.py")]
     others = [] if os.sep in program or path.suffix else [other.name for other in commands.iterdir()]
-    raise ProgramError(f"there is no program {program!r}", hint=nearest(program, [*beside, *others]))
+    known = {other: other for other in others} | {other.stem: str(other) for other in path.parent.glob("*.py")}
+    raise ProgramError(f"there is no program {program!r}", hint=nearest(path.stem, known))
 
 
 def _module_file(module: str, python: str) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 _BY_THEIR_LEASE = "they end by themselves, with their lease"
-_OWN = {
+OWN = {
     "local": "bigm.systems.local:Local",
     "inprocess": "bigm.systems.inprocess:InProcess",
     "ssh": "bigm.systems.ssh.system:Ssh",
@@ -274,9 +274,9 @@ def find_system(name: str) -> type[System]:
     Raises:
         ConfigError: there is none of that name; the known ones are named.
     """
-    if name not in _OWN:
+    if name not in OWN:
         return _find_foreign(name)
-    module, _, cls = _OWN[name].partition(":")
+    module, _, cls = OWN[name].partition(":")
     own: type[System] = getattr(import_module(module), cls)
     return own
 
@@ -295,14 +295,14 @@ def make_system(name: str, options: Mapping[str, Mapping[str, object]]) -> Syste
 
 def system_names() -> list[str]:
     """The systems there are: bigm's own, and those that are installed. Metadata that is older than bigm hides none."""
-    return sorted({*_OWN, *_foreign()})
+    return sorted({*OWN, *_foreign()})
 
 
 def _find_foreign(name: str) -> type[System]:
     known = _foreign()
     if name not in known:
         raise ConfigError(
-            f"there is no system called {name!r}", hint=f"known systems: {', '.join(sorted({*known, *_OWN}))}"
+            f"there is no system called {name!r}", hint=f"known systems: {', '.join(sorted({*known, *OWN}))}"
         )
     found: type[System] = known[name].load()
     return found

@@ -31,6 +31,17 @@ def test_a_program_that_does_not_exist_is_refused_with_a_near_one(command: Comma
     )
 
 
+@pytest.mark.parametrize("word", ["nope.py", "src/nope.py"])
+def test_what_two_names_of_programs_have_in_common_without_fail_makes_them_not_alike(
+    command: Command, work: Path, word: str
+) -> None:
+    (work / "src").mkdir()
+    for folder in (work, work / "src"):
+        (folder / "helper.py").write_text("")
+    assert f"bigm: there is no program {word!r}\n" == refused(command("bundle", word))
+    assert "did you mean 'src/helper.py'?" in refused(command("run", "src/helpr.py"))
+
+
 def test_a_folder_is_refused(command: Command, work: Path) -> None:
     (work / "pkg").mkdir()
     assert "bigm: pkg is a folder, not a program\nbigm: name the script in it\n" == refused(command("run", "pkg"))
