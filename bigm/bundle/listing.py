@@ -27,12 +27,11 @@ class Line(NamedTuple):
 
 
 def listing(bundle: Bundle) -> list[Line]:
-    """Everything that travels, in the order of layers and names; then what does not."""
+    """All of the user's that travels, in the order of layers and names, then what does not; `totals` has bigm."""
     lines = [Line("program", file.path, file.size) for file in bundle.program.files]
     for platform, layer in sorted(bundle.dependencies.items()):
         behind = f" ({platform})" if platform else ""
         lines += [Line("distributions", name + behind, size) for name, size in _distributions(layer)]
-    lines.append(Line("bigm", f"{len(bundle.machine.files)} files", bundle.machine.size))
     return lines + [Line("left out", path) for path in bundle.left_out]
 
 

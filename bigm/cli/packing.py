@@ -55,7 +55,9 @@ def show(wanted: Wanted, as_json: bool) -> None:
     if as_json:
         print(json.dumps(facts(bundle), indent=1))
         return
-    print_table(("LAYER", "WHAT", "SIZE"), texts([*totals(bundle), *listing(bundle)]))
+    print_table(("LAYER", "IN ALL", "SIZE"), texts(totals(bundle)))
+    print()
+    print_table(("LAYER", "WHAT", "SIZE"), texts(listing(bundle)))
 
 
 def pack(wanted: Wanted, output: Path | None, *, scie: bool, as_json: bool) -> None:

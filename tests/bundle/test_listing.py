@@ -45,7 +45,6 @@ def test_every_file_and_every_distribution_is_listed_with_its_size():
         Line("distributions", "numpy 2.1.0", 5_000_000),
         Line("distributions", "odd 1.0", None),
         Line("distributions", "ruamel-yaml 0.18", 2000),
-        Line("bigm", "1 files", 1000),
         Line("left out", "/home/me/app/.git"),
     ] == listing(bundle)
     assert [

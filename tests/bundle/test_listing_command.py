@@ -33,9 +33,10 @@ def test_what_would_travel_is_listed_and_nothing_is_made(tmp_path: Path):
         assert answer.returncode == 0, answer.stderr
         return answer.stdout
 
-    lines = [line.split() for line in listed().splitlines()]
+    summary, _, files = listed().partition("\n\n")
+    assert ["program", "2", "files", "2.5", "kB"] == summary.splitlines()[1].split()
+    lines = [line.split() for line in files.splitlines()]
     assert ["LAYER", "WHAT", "SIZE"] == lines[0]
-    assert [["program", "2", "files", "2.5", "kB"]] == lines[1:2]
     assert [
         ["program", "app/data/a.csv", "2.5", "kB"],
         ["program", "app/main.py", "11", "bytes"],

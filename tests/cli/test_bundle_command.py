@@ -14,8 +14,11 @@ import pytest
 from commanding import Said
 
 from bigm.bootstrap.records import Main
+from bigm.bundle.bundle import Bundle
 from bigm.bundle.embedded import FACTS, Program
 from bigm.bundle.pexfile import check_output
+from bigm.manifest import File, Manifest
+from bigm.parts import Parts
 
 Command = Callable[..., Said]
 
@@ -83,6 +86,26 @@ def test_a_file_that_bigm_bundle_has_made_may_be_replaced(work: Path, behind: by
         archive.writestr(FACTS, "{}")
     (work / "x").write_bytes(b"\x7fELF" + (work / "x.pex").read_bytes() + behind)
     check_output(work / "x.pex", scie=True)
+
+
+def test_what_would_travel_is_told_in_all_and_below_it_one_by_one(
+    command: Command, talk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Bundle(
+        program=Manifest([File("talk.py", "ab" * 32, 10)]),
+        machine=Manifest([File("bigm/__init__.py", "ab" * 32, 1000)]),
+        dependencies={},
+        sys_path=(),
+        main=Main(),
+        cwd="",
+        python="3.11",
+        store=Parts("/nowhere"),
+    )
+    monkeypatch.setattr("bigm.cli.packing.bundle_program", lambda *_, **__: made)
+    said = command("bundle", "talk.py", "--list")
+    totals, _, files = said.out.partition("\n\n")
+    assert ["LAYER", "program", "bigm"] == [line.split()[0] for line in totals.splitlines()]
+    assert ["LAYER", "program"] == [line.split()[0] for line in files.splitlines()]
 
 
 def test_a_platform_that_there_is_not_is_said_with_those_that_there_are(command: Command, talk: Path) -> None:
