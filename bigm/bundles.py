@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from bigm.shipping import Shipping
 
 
+MAKING = "making the bundle"  # what a terminal shows meanwhile, with the seconds: pex may take a minute
+
+
 class Bundles:
     """The bundles of one cluster. Any thread.
 
@@ -91,13 +94,14 @@ class Bundles:
         with self._making:
             if self._own is None:
                 since = time.monotonic()
-                found = make_bundle(
-                    self._settings.home,
-                    Rules.of(self._settings),
-                    requirements=self._settings.bundle.requirements,
-                    tell=self._terminal.phase,
-                    progress=self._terminal.phase,
-                )
+                with self._terminal.live(lambda: MAKING):
+                    found = make_bundle(
+                        self._settings.home,
+                        Rules.of(self._settings),
+                        requirements=self._settings.bundle.requirements,
+                        tell=self._terminal.phase,
+                        progress=self._terminal.phase,
+                    )
                 self._run.event(
                     "bundled",
                     cluster=self._name,
@@ -118,14 +122,15 @@ class Bundles:
 
         if not os.path.isfile(program):
             raise ProgramError(f"there is no program {program!r} to bundle")
-        return bundle_program(
-            describe(program, module=module),
-            self._settings.home,
-            Rules.of(self._settings),
-            requirements=self._settings.bundle.requirements,
-            tell=self._terminal.phase,
-            progress=self._terminal.phase,
-        )
+        with self._terminal.live(lambda: MAKING):
+            return bundle_program(
+                describe(program, module=module),
+                self._settings.home,
+                Rules.of(self._settings),
+                requirements=self._settings.bundle.requirements,
+                tell=self._terminal.phase,
+                progress=self._terminal.phase,
+            )
 
     @property
     def shipping(self) -> Shipping:

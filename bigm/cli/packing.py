@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -18,11 +19,12 @@ from bigm.bundle.listing import facts, listing, texts, totals
 from bigm.bundle.pexfile import build, check_output
 from bigm.bundle.platforms import Platform, of_report, parse
 from bigm.bundle.sources import Rules, size_text
+from bigm.bundles import MAKING
 from bigm.cli.run import check, make_plan, same_environment
 from bigm.cli.tables import print_table
 from bigm.config import FLAGS_VARIABLE, Settings, load
 from bigm.errors import ProgramError
-from bigm.terminal import Terminal
+from bigm.terminal import Output, Terminal
 
 
 class Wanted(NamedTuple):
@@ -51,7 +53,9 @@ class Wanted(NamedTuple):
 def show(wanted: Wanted, as_json: bool) -> None:
     """Print what would travel: totals, then everything."""
     described, settings = _look(wanted)
-    bundle = _bundle(wanted, described, settings, Terminal.of(settings))
+    terminal = Terminal.of(settings)
+    with contextlib.closing(Output(terminal)):
+        bundle = _bundle(wanted, described, settings, terminal)
     if as_json:
         print(json.dumps(facts(bundle), indent=1))
         return
@@ -67,9 +71,11 @@ def pack(wanted: Wanted, output: Path | None, *, scie: bool, as_json: bool) -> N
     file = output or Path(wanted.name)
     check_output(file, scie=scie, platforms=wanted.platforms)
     platforms = _platforms(wanted)
-    bundle = _bundle(wanted, described, settings, terminal)
-    terminal.phase(f"packing {file}")
-    made = build(file, bundle, platforms, cache=cache_folder(settings.home), scie=scie)
+    with contextlib.closing(Output(terminal)):  # it draws the live line
+        bundle = _bundle(wanted, described, settings, terminal)
+        terminal.phase(f"packing {file}")
+        with terminal.live(lambda: f"packing {file}"):
+            made = build(file, bundle, platforms, cache=cache_folder(settings.home), scie=scie)
     if as_json:
         files = [{"path": str(path.absolute()), "size": path.stat().st_size} for path in made]
         print(json.dumps({**facts(bundle), "files": files}, indent=1))
@@ -91,16 +97,17 @@ def _look(wanted: Wanted) -> tuple[Described, Settings]:
 
 
 def _bundle(wanted: Wanted, described: Described, settings: Settings, terminal: Terminal) -> Bundle:
-    return bundle_program(
-        described,
-        settings.home,
-        Rules.of(settings),
-        requirements=settings.bundle.requirements,
-        platforms=wanted.platforms,
-        drives=True,
-        tell=terminal.warn,
-        progress=terminal.phase,
-    )
+    with terminal.live(lambda: MAKING):
+        return bundle_program(
+            described,
+            settings.home,
+            Rules.of(settings),
+            requirements=settings.bundle.requirements,
+            platforms=wanted.platforms,
+            drives=True,
+            tell=terminal.warn,
+            progress=terminal.phase,
+        )
 
 
 def _platforms(wanted: Wanted) -> dict[str, Platform]:

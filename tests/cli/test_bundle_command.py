@@ -5,10 +5,12 @@ What it makes is tested in tests/bundle/test_pexfile.py.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from commanding import Said
@@ -17,8 +19,10 @@ from bigm.bootstrap.records import Main
 from bigm.bundle.bundle import Bundle
 from bigm.bundle.embedded import FACTS, Program
 from bigm.bundle.pexfile import check_output
+from bigm.cli import packing
 from bigm.manifest import File, Manifest
 from bigm.parts import Parts
+from bigm.terminal import Terminal
 
 Command = Callable[..., Said]
 
@@ -43,6 +47,28 @@ def test_a_self_contained_pex_is_not_packed_again(command: Command, work: Path) 
         archive.writestr(FACTS, Program(Main("path", "x.py", "x.py"), (), "", minor, ()).to_json())
     said = command("bundle", "x.pex", "-o", "y.pex")
     assert (2, "bigm: x.pex is a self-contained pex already\n") == (said.status, said.err.splitlines(True)[0])
+
+
+class Watched(Terminal):
+    """Notes which lines it would keep up to date."""
+
+    shown: ClassVar[list[str]] = []
+
+    @contextlib.contextmanager
+    def live(self, status: Callable[[], str]) -> Iterator[None]:
+        self.shown.append(status())
+        yield
+
+
+def test_what_takes_long_has_a_line_that_counts_the_seconds(
+    command: Command, talk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watched, "shown", [])
+    monkeypatch.setattr(packing, "Terminal", Watched)
+    monkeypatch.setattr(packing, "bundle_program", lambda *_, **__: None)
+    monkeypatch.setattr(packing, "build", lambda *_, **__: [])
+    assert 0 == command("bundle", "talk.py").status
+    assert ["making the bundle", "packing talk.pex"] == Watched.shown
 
 
 @pytest.mark.parametrize(
