@@ -110,7 +110,8 @@ def bundle_program(
         checked: `bigm run` has said already what of the script's block is not installed here.
         modules: what it has imported; None: what this process has.
     """
-    layout = find_layout(program.main.file, program.sys_path, program.cwd, modules=modules)
+    origins = origins_of(program, requirements)
+    layout = find_layout(program.main.file, program.sys_path, program.cwd, modules=modules, wanted=origins.names())
     main = place_main(program.main, layout)
     store = driver_parts(home)
     kept = Programs(cache_folder(home), store)
@@ -118,7 +119,6 @@ def bundle_program(
         collected, machine = collect(layout, store, rules), machine_tree(store)
         hold = kept.use(collected.manifest, machine)
     kept.prune()
-    origins = origins_of(program, requirements)
     if not checked and (lacking := origins.lacking()):
         tell(lacking)
     layers = _layers(driving(origins) if drives else origins, platforms, Cache(store, cache_folder(home), progress))

@@ -16,9 +16,12 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
+
+from bigm.bundle.environment import normal
 
 METADATA = frozenset({"METADATA", "entry_points.txt", "top_level.txt"})  # the rest is of this computer
 
@@ -34,6 +37,11 @@ class Project(NamedTuple):
     folder: str
     metadata: str
 
+    @property
+    def name(self) -> str:
+        """Of the distribution, normalised."""
+        return normal(os.path.basename(self.metadata).partition("-")[0])
+
 
 def projects(site: Iterable[str]) -> list[Project]:
     """What is installed editable in these folders of distributions."""
@@ -46,6 +54,19 @@ def projects(site: Iterable[str]) -> list[Project]:
                 if project:
                     found.setdefault(name, Project(project, path))
     return list(found.values())
+
+
+def search_entries(site: Iterable[str]) -> set[str]:
+    """What `.pth` files in these folders of distributions add to `sys.path`."""
+    found: set[str] = set()
+    for folder in site:
+        for path in Path(folder).glob("*.pth"):
+            with contextlib.suppress(OSError):
+                lines = path.read_text("utf-8", "replace").splitlines()
+                found.update(
+                    os.path.join(folder, line.strip()) for line in lines if not line.startswith(("import", "#"))
+                )
+    return found
 
 
 def mapped(finders: Iterable[object], modules: Mapping[str, ModuleType]) -> dict[str, list[str]]:

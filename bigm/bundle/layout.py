@@ -22,7 +22,7 @@ import importlib.machinery
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 
@@ -46,6 +46,7 @@ def find_layout(
     interpreter: Interpreter | None = None,
     modules: Mapping[str, ModuleType] | None = None,
     finders: Iterable[object] | None = None,
+    wanted: Collection[str] | None = None,
 ) -> Layout:
     """Find the folders of a program.
 
@@ -56,6 +57,9 @@ def find_layout(
         interpreter: whose standard library and distributions are no part of it; None: this process's.
         modules: what it has imported; None: this process's.
         finders: its `sys.meta_path`; None: this process's.
+        wanted: normalised names of the distributions that travel, where a script's block or a file says which. Editable
+            projects that are none of them stay here, unless the program lies in one or has imported something of it.
+            None: all travel.
     Returns:
         Layout: the anchors that exist. Nothing is read but the folders' names.
     """
@@ -65,12 +69,24 @@ def find_layout(
         found.add_script(script)
     else:
         found.add_cwd(cwd, sys_path)
+    site = [entry for entry in sys_path if entry in found.interpreter.site]
+    projects = editable.projects(site)
+    if wanted is not None:
+        inside = [project_of(os.path.realpath(os.path.dirname(script) if script else cwd)), os.path.realpath(cwd)]
+        found.staying = [
+            folder
+            for project in projects
+            if project.name not in wanted and not found.uses(folder := os.path.realpath(project.folder), inside)
+        ]
+        added = editable.search_entries(site) - set(os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        sys_path = [entry for entry in sys_path if entry not in added or not found.stays(entry)]
     for entry in sys_path:
         found.add_entry(entry)
-    for project in editable.projects(entry for entry in sys_path if entry in found.interpreter.site):
-        found.add_editable(project)
+    for project in projects:
+        if not found.stays(project.folder):
+            found.add_editable(project)
     for name, paths in editable.mapped(editable.finders() if finders is None else finders, modules).items():
-        if name.partition(".")[0] != "bigm":
+        if name.partition(".")[0] != "bigm" and not any(map(found.stays, paths)):
             found.add_mapped(name, paths)
     found.add_imported()
     return found.layout(script, sys_path, cwd)
@@ -105,6 +121,18 @@ class _Found:
     renamed: dict[str, str] = field(default_factory=dict)  # import name -> folder that is called otherwise
     metadata: list[str] = field(default_factory=list)  # of editable projects
     notes: list[str] = field(default_factory=list)
+    staying: list[str] = field(default_factory=list)  # folders of editable projects that do not travel
+
+    def uses(self, folder: str, inside: Iterable[str]) -> bool:
+        """Whether the program needs a project: it lies there, with folders *inside*, or has imported some of it."""
+        if any(is_within(path, folder) or is_within(folder, path) for path in inside):
+            return True
+        imported = (path for module in list(self.modules.values()) for path in _locations(module))
+        return any(is_within(os.path.realpath(path), folder) for path in imported)
+
+    def stays(self, path: str) -> bool:
+        """Whether *path* is of a project that does not travel."""
+        return any(is_within(os.path.realpath(path), folder) for folder in self.staying)
 
     def add_script(self, script: str) -> None:
         """The project that the script belongs to."""

@@ -26,6 +26,7 @@ from bigm.bundle.requirements import (
     read_block,
     read_file,
     read_lock,
+    requirement_name,
     unmet,
 )
 from bigm.bundle.whereabouts import whereabouts_of
@@ -86,6 +87,28 @@ class Origins:
                 raise
             cache.progress(f"the environment cannot be bundled: taking {file.name}")
             return _resolved(_here(), read_file(file), None, cache)
+
+    def names(self) -> frozenset[str] | None:
+        """Normalised names of what machines get, as far as a file or the block tells; None: the environment does.
+
+        Raises:
+            DependencyError: the file cannot be read, or means nothing.
+        """
+        if self.given is not None:
+            wanted = read_file(self.given)
+            return frozenset(map(requirement_name, (*wanted.lines, *wanted.constraints, *wanted.text.splitlines())))
+        if self.block is None:
+            return None
+        named = map(requirement_name, self.block.dependencies)
+        try:
+            environment = environment_of(whereabouts_of(self.python))
+        except DependencyError:
+            return frozenset(named)
+        from bigm.bundle.closure import needed
+
+        return frozenset(
+            [*named, *(one.name for one in needed(environment.distributions, {}, {}, self.block.dependencies))]
+        )
 
     def missing(self) -> list[str]:
         """What the script's block asks for that is not installed here, a requirement and what is there each."""

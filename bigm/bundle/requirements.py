@@ -145,6 +145,11 @@ def unmet(requirements: Iterable[str], installed: Mapping[str, str], markers: Ma
     return found
 
 
+def requirement_name(text: str) -> str:
+    """The normalised name that a requirement begins with, or ""."""
+    return normal(re.split(r"[^A-Za-z0-9._-]", text.strip(), maxsplit=1)[0])
+
+
 def read_file(path: Path) -> Requirements:
     """The requirements in a file: a lock, a pyproject.toml, or one as `pip install -r` takes it.
 

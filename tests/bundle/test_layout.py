@@ -136,3 +136,39 @@ def test_an_imported_module_is_an_anchor_only_where_nothing_else_has_it(tmp_path
     assert [None, frozenset({"plugin.py"})] == [anchor.only for anchor in layout.anchors]
     assert None is layout.place(str(tmp_path / "elsewhere" / "other.py"))
     assert (("program", "app"), ("program", "elsewhere")) == layout.search_path
+
+
+def test_where_something_says_what_travels_other_editable_projects_stay(
+    tmp_path: Path, bare: Interpreter, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    site = Path(bare.site[0])
+    for name in ("asked-for", "imported", "unrelated"):
+        (tmp_path / name / "src" / name.replace("-", "_")).mkdir(parents=True)
+        (site / f"{name}.pth").write_text(f"{tmp_path / name / 'src'}\n")
+        info = site / f"{name.replace('-', '_')}-1.0.dist-info"
+        info.mkdir()
+        (info / "direct_url.json").write_text(
+            f'{{"url": "file://{tmp_path / name}", "dir_info": {{"editable": true}}}}'
+        )
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "main.py").touch()
+    path = [
+        str(tmp_path / "app"),
+        str(site),
+        *(str(tmp_path / name / "src") for name in ("asked-for", "imported", "unrelated")),
+    ]
+    module = ModuleType("imported")
+    module.__path__ = [str(tmp_path / "imported" / "src" / "imported")]
+
+    def travelling(wanted: frozenset[str] | None) -> list[str]:
+        layout = find_layout(
+            str(tmp_path / "app/main.py"), path, str(tmp_path / "app"),
+            interpreter=bare, modules={"imported": module}, finders=(), wanted=wanted,
+        )  # fmt: skip
+        return [anchor.name for anchor in layout.anchors if not anchor.copy]
+
+    assert ["app", "asked-for", "imported", "unrelated"] == travelling(None)
+    assert ["app", "asked-for", "imported"] == travelling(frozenset({"asked-for"}))
+    monkeypatch.setenv("PYTHONPATH", path[-1])
+    assert "src" in travelling(frozenset())
