@@ -7,11 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bigm.bootstrap.trimming import usage
+from bigm.bundle.layers import folder_size
 from bigm.cli.systems import chosen
 from bigm.cli.tables import duration, print_table, size
 from bigm.errors import SystemFault
@@ -56,6 +58,7 @@ def gc(
         )
     if not as_json and found.capabilities.local:
         _say_kept(settings.bundle.store, settings.bundle.keep)
+        _say_cached(settings.home / "cache")
     for host, error in overlooked.items():
         print(f"bigm: {host} was not looked at: {error}", file=sys.stderr)
     if overlooked:
@@ -81,6 +84,14 @@ def _say_kept(store: str, bound: int) -> None:
     if found.parts + found.made:
         text = f"{store} keeps {size(found.parts + found.made)} of bundles, {size(found.used)} of it in use"
         print(f"bigm: {text}; what nobody uses is removed beyond {size(bound)} (bundle.keep)", file=sys.stderr)
+
+
+def _say_cached(cache: Path) -> None:
+    """What this computer keeps to make the next bundle sooner."""
+    kept = folder_size(cache)
+    if kept:
+        text = f"{cache} keeps {size(kept)} to make bundles of, {size(folder_size(cache / 'pex'))} of it pex's"
+        print(f"bigm: {text}; it may be removed when nothing runs", file=sys.stderr)
 
 
 def _row(system: str, one: Leftover) -> tuple[str, ...]:

@@ -194,6 +194,12 @@ def test_what_bundles_have_left_on_this_computer_is_told(tmp_path: Path) -> None
     finally:
         store.close()
     assert f"bigm: {folder} keeps 3.0 MiB of bundles, 3.0 MiB of it in use; what nobody uses is removed" in said.err
+    cache = tmp_path / "home" / "cache" / "pex"
+    cache.mkdir(parents=True)
+    (cache / "wheel").write_bytes(bytes(2 << 20))
+    (cache.parent / "part").write_bytes(bytes(1 << 20))
+    said = run_bigm("gc", "--system", "local", BIGM_HOME=str(tmp_path / "home"))
+    assert f"bigm: {cache.parent} keeps 3.0 MiB to make bundles of, 2.0 MiB of it pex's; it may be removed" in said.err
     assert "of bundles" not in run_bigm("gc", "--json", "--system", "local", BIGM_BUNDLE_STORE=folder).err
 
 
