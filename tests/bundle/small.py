@@ -34,9 +34,10 @@ def small_environment(folder: Path, *names: str) -> Path:
 def _closure(names: list[str]) -> list[Distribution]:
     """The distributions of these names and, in turn, what each requires here; extras are not followed."""
     found: dict[str, Distribution] = {}
+    left_out = _LEFT_OUT - {*names}
     while names:
         name = re.sub("[-_.]+", "-", names.pop()).lower()
-        if name in found or name in _LEFT_OUT:
+        if name in found or name in left_out:
             continue
         (found[name],) = Distribution.discover(name=name, path=[sysconfig.get_path("purelib")])
         for requirement in map(Requirement, found[name].requires or ()):

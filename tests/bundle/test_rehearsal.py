@@ -232,3 +232,38 @@ def test_a_file_of_requirements_replaces_what_is_installed_here(rehearsal: Rehea
     missing = rehearsal.run("--requirements", "absent.txt", "run.py", cwd=home)
     assert (missing.returncode, "Traceback" in missing.stderr) == (2, False)
     assert f"cannot read {home}/absent.txt: No such file or directory" in missing.stderr
+
+
+FRAMES = """
+import json
+import bigm
+
+
+class Frames:
+    def make(self):
+        import numpy, pandas, requests
+        frame = pandas.DataFrame({"a": numpy.arange(4), "b": list("xyxy")})
+        sums = {key: int(value) for key, value in frame.groupby("b")["a"].sum().items()}
+        address = requests.Request("GET", "http://a.example/", params={"q": "1"}).prepare().url
+        versions = {module.__name__: module.__version__ for module in (numpy, pandas, requests)}
+        return {"sums": sums, "address": address, "versions": versions, "from": pandas.__file__}
+
+
+if __name__ == "__main__":
+    with bigm.start() as cluster:
+        machines = cluster.start(1, services={"Frames": Frames()})
+        cluster.wait(machines, timeout=200.0)
+        print(json.dumps([Frames().make(), machines[0].options(timeout=100.0).call("Frames.make")]))
+"""
+
+
+def test_numpy_pandas_and_requests_are_on_a_machine_what_they_are_here(tmp_path: Path) -> None:
+    """Compiled extensions with libraries of their own, and data files, by the whole way of a bundle."""
+    rehearsal = Rehearsal(tmp_path / "rehearsal", "numpy", "pandas", "requests")
+    home = project(tmp_path / "app", {"run.py": FRAMES})
+    here, there = outcome(rehearsal.run("run.py", cwd=home))
+    assert str(rehearsal.store) in there.pop("from")
+    assert str(rehearsal.store) not in here.pop("from")
+    assert here == there
+    assert {"x": 2, "y": 4} == there["sums"]
+    assert {"numpy", "pandas", "requests"} == set(there["versions"])
