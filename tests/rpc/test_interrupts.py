@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from places import Place
 
+import bigm
 from bigm.rpc import interrupts
 from bigm.rpc.client import Client
 from bigm.rpc.current import current_call
@@ -142,6 +144,9 @@ def test_an_interrupted_submit_leaves_no_call_that_nobody_has(place: Make) -> No
     assert 0 == client.in_flight
 
 
+BIGM = os.path.dirname(bigm.__file__) + os.sep
+
+
 class Presses:
     """Presses Ctrl-C when a future's `result` begins to wait, and a second time *after* so many lines."""
 
@@ -155,7 +160,7 @@ class Presses:
             signal.raise_signal(signal.SIGINT)
         elif self.pressed == 1 and event == "exception" and arg[0] is KeyboardInterrupt:
             self.pressed = 2
-        elif self.pressed == 2 and event == "line" and "bigm" in frame.f_code.co_filename:
+        elif self.pressed == 2 and event == "line" and frame.f_code.co_filename.startswith(BIGM):
             self.left -= 1
             if self.left == 0:
                 self.pressed = 3
