@@ -60,13 +60,16 @@ def start_driver(rig: sshd.Rig, **timeouts: float) -> tuple[subprocess.Popen[str
 def clean_up(rig: sshd.Rig) -> None:
     """Remove what a killed driver leaves on its own computer, as the next one does."""
     system = Ssh(hosts="alpha", config=rig.config)
+    left = Path(os.environ["TMPDIR"])
+    # Each look at a connection that nobody uses any more makes it stay a while longer.
+    eventually(lambda: not list(left.glob("bigm-ssh-*/h*")), 60.0, "connections without a driver end by themselves")
 
     def nothing_left() -> bool:
         system.open("c0")
         system.close()
-        return not list(Path(os.environ["TMPDIR"]).glob("bigm-*"))
+        return not list(left.glob("bigm-*"))
 
-    eventually(nothing_left, 60.0, lambda: str(list(Path(os.environ["TMPDIR"]).glob("bigm-*/*"))), poll=0.5)
+    eventually(nothing_left, 60.0, lambda: str(list(left.glob("bigm-*/*"))), poll=0.5)
 
 
 def empty(rig: sshd.Rig) -> bool:
