@@ -311,7 +311,7 @@ def test_a_program_that_cannot_be_bundled_leaves_no_machine(
     monkeypatch.syspath_prepend(tmp_path / "app")
     wishes = {**settings["bundle"], "rehearse": True, "limit": 1000}
     with bigm.start("local", bundle=wishes) as cluster:
-        with pytest.raises(bigm.ProgramError, match="no more than 1.0 kB may travel"):
+        with pytest.raises(bigm.ProgramError, match=r"no more than 1\.0 kB may travel"):
             cluster.start(2)
         eventually(lambda: all(steward.machine._phase.name == "ENDED" for steward in cluster._stewards), 20.0)
         assert cluster.machines == []
