@@ -39,7 +39,7 @@ class Caller:
         self.doomed = 0.0  # when it was told to go for breaking the rules
         self.closed = False
         self.lock = threading.Lock()
-        self._receiving = False
+        self.has_reader = True  # a thread of its own reads it: that of its handshake, later those of big payloads
         self._full = False
         self._blocked = False
         self.connection = Connection(sock, context, wire.Decoder(server._limits, server.accepts), on_blocked=self.block)
@@ -50,15 +50,23 @@ class Caller:
         return f"<connection of {who}, {len(self.jobs)} calls in flight>"
 
     def interest(self) -> None:
-        """Tell the poller what we wait for. Under the lock."""
-        if not self.closed:
-            reads = not self._receiving and not self._full
-            self.server._poller.set(self.fd, (READ if reads else 0) | (WRITE if self._blocked else 0))
+        """Tell the poller what we wait for. Under the lock.
 
-    def receiving(self, on: bool) -> None:
-        """While a thread of its own receives a big payload, the turn does not read this connection."""
+        The end of a connection is told to whoever watches it for anything, or for nothing: one that has its own reader,
+        which will find that, is better not watched at all.
+        """
+        if self.closed:
+            return
+        if self.has_reader and not self._blocked:
+            self.server._poller.remove(self.fd)
+            return
+        reads = not self.has_reader and not self._full
+        self.server._poller.set(self.fd, (READ if reads else 0) | (WRITE if self._blocked else 0))
+
+    def give_reader(self, reader: bool) -> None:
+        """While a thread of its own reads this connection, the turn does not: there may be one reader at a time."""
         with self.lock:
-            self._receiving = on
+            self.has_reader = reader
             self.interest()
 
     def check_queue(self) -> None:

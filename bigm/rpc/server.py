@@ -262,7 +262,7 @@ class Server:
                     continue
                 if mask & WRITE:
                     peer.unblock()
-                if mask & ~WRITE:
+                if mask & ~WRITE and not peer.has_reader:  # its end is told, too, where nobody wanted to know
                     self._read(peer)
             now = time.monotonic()
             if self._untidy and now >= sweep:
@@ -345,7 +345,7 @@ class Server:
             self._doom(peer, str(e))
             return
         if peer.connection.decoder.receiving_bulk:
-            peer.receiving(True)
+            peer.give_reader(True)
             self._threads.run(lambda: self._receive_bulk(peer))
 
     def _receive_bulk(self, peer: Caller) -> None:
@@ -366,7 +366,7 @@ class Server:
         except WireError as e:
             self._doom(peer, str(e))
         self._untidy = True  # it may have ended in the middle of the next frame
-        peer.receiving(False)
+        peer.give_reader(False)
         self._poller.wake()
 
     def _sweep(self, now: float) -> None:
@@ -647,8 +647,7 @@ class Server:
         except (Lost, WireError):
             self._drop(peer)
             return
-        with peer.lock:
-            peer.interest()
+        peer.give_reader(False)
         if old:
             self._say_goodbye(peer, f"{self.name} has a new identity")
         self._untidy = True

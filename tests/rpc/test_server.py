@@ -217,6 +217,35 @@ def test_a_caller_that_reads_nothing_is_read_no_more_and_others_go_on(
     raw.tls.close()
 
 
+def test_a_connection_that_is_cut_within_a_big_payload_has_one_reader_still(
+    place: Make, certificates: Certificates, service: Service
+) -> None:
+    """Its end is told by the poller to whoever waits there, who must leave it to the thread that reads the payload."""
+    here = place(S=service)
+    client = here.client()
+    client.call("S.null")
+    others = list(here.server._peers.values())
+    raw = Raw(here, certificates)
+    (peer,) = [peer for peer in here.server._peers.values() if peer not in others]
+    held, inside, read = threading.Event(), [], peer.connection.read
+
+    def read_slowly() -> list[wire.Event]:
+        if peer.has_reader:
+            inside.append(threading.current_thread())
+            held.wait(20.0)
+        return read()
+
+    peer.connection.read = read_slowly  # type: ignore[method-assign]
+    raw.send(joined(wire.call(1, "S.echo", 60.0, codec.dumps_call("S.echo", (bytes(8 << 20),), {})))[: 4 << 16])
+    eventually(lambda: inside)
+    peer.connection.shutdown()
+    client.call("S.null", timeout=5.0)  # whoever has the turn went round, and was told of the end
+    assert 1 == len(inside)
+    held.set()
+    eventually(lambda: peer.closed)
+    raw.tls.close()
+
+
 # Methods that are slow.
 
 
