@@ -17,7 +17,9 @@ from bigm.errors import BigmError
 _ANSWER = 30.0  # seconds; on a slow network drive
 _AT_ONCE = 8
 
-# Where interpreters are that the PATH of a service or of ssh does not name.
+# Where interpreters are that the PATH of a service or of ssh does not name. Nobody's own folders: each tool's default.
+# The system's and what is built by hand, /opt, Homebrew on both kinds of Mac; pip --user and uv's links, pyenv, uv; the
+# installers of conda (Miniconda, Anaconda, Miniforge), and the environments of each.
 _PLACES = (
     *("/usr/local/bin", "/usr/bin", "/opt/*/bin", "/opt/homebrew/bin", "/usr/local/opt/python@*/bin"),
     *("~/.local/bin", "~/.pyenv/versions/*/bin", "~/.local/share/uv/python/*/bin"),

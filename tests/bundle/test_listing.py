@@ -37,7 +37,7 @@ def made(*program: File, left_out: tuple[str, ...] = ()) -> Bundle:
 
 
 def test_every_file_and_every_distribution_is_listed_with_its_size():
-    left_out = ("/home/me/app/.git",)
+    left_out = ("/project/app/.git",)
     bundle = made(File("app/main.py", DIGEST, 10), File("app/data.csv", DIGEST, 2500), left_out=left_out)
     assert [
         Line("program", "app/data.csv", 2500),
@@ -45,7 +45,7 @@ def test_every_file_and_every_distribution_is_listed_with_its_size():
         Line("distributions", "numpy 2.1.0", 5_000_000),
         Line("distributions", "odd 1.0", None),
         Line("distributions", "ruamel-yaml 0.18", 2000),
-        Line("left out", "/home/me/app/.git"),
+        Line("left out", "/project/app/.git"),
     ] == listing(bundle)
     assert [
         Line("program", "2 files", 2510),

@@ -203,7 +203,7 @@ def test_an_editable_project_is_described_without_its_modules(
     here.mkdir()
     python = make_environment(tmp_path / "venv", make_wheel(here, "my-project", "3.0", scripts={"mine": "mine:main"}))
     (info,) = (tmp_path / "venv").rglob("my_project-3.0.dist-info")
-    (info / "direct_url.json").write_text('{"url": "file:///home/me/project", "dir_info": {"editable": true}}')
+    (info / "direct_url.json").write_text('{"url": "file:///project", "dir_info": {"editable": true}}')
     found = environment_of(whereabouts_of(str(python)))
     made = layer(of_environment(found, HERE, ARM), found)
     assert ["my-project 3.0"] == names(made)
