@@ -8,9 +8,6 @@ steps of one machine stand in their order, in one function.
 from __future__ import annotations
 
 import functools
-import logging
-import queue
-import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -20,12 +17,10 @@ from bigm.clock import Clock
 from bigm.errors import BigmError, DeadlineExceeded, MachineStopped, WireError
 from bigm.lifecycle import State
 from bigm.machine import Machine
+from bigm.notes import Notes
 from bigm.rpc.calls import CallFuture
 
-logger = logging.getLogger("bigm.errands")
-
 _AGAIN = 0.2  # seconds before a call is made again whose connection was lost
-_JOIN = 5.0  # seconds
 
 T = TypeVar("T")
 
@@ -110,10 +105,7 @@ class Errands:
         self._submit = submit
         self._after_each = after_each
         self._parked: list[tuple[_Errand, Callable[[], object]]] = []
-        self._notes: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._closed = False
+        self._notes = Notes(name, self._look_round)
 
     def __repr__(self) -> str:
         return f"<Errands {self._name}: {len(self._parked)} wait for others>"
@@ -126,41 +118,20 @@ class Errands:
             steps: the generator.
             over: called by the thread with what the steps returned, or with the error that ended them.
         """
+        self._notes.start()
         self.note(self._resume, _Errand(machine, steps, over), None)
 
     def note(self, function: Callable[..., None], *args: Any) -> None:
-        """Have the thread call *function*. Any thread; does not wait."""
-        with self._lock:
-            if self._closed:
-                return
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
-        self._notes.put(functools.partial(function, *args))
+        """Have the thread call *function*, once there was something to do. Any thread; does not wait."""
+        self._notes.leave(function, *args)
 
     def close(self) -> None:
         """Let all errands be as they are."""
-        with self._lock:
-            self._closed = True
-            thread = self._thread
-        self._notes.put(None)
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(_JOIN)
+        self._notes.close()
 
-    def _run(self) -> None:
-        while True:
-            note = self._notes.get()
-            if note is None:
-                return
-            try:
-                note()
-                self._after_each()
-                self._look_at_parked()
-            except Exception:
-                logger.exception("bigm: %s met a bug", self._name)
-            del note  # or it keeps what it knows until the next one comes
-
-    def _look_at_parked(self) -> None:
+    def _look_round(self) -> None:
+        """After each note."""
+        self._after_each()
         waiting, self._parked = self._parked, []
         for errand, ready in waiting:
             if errand.machine.state is State.STOPPED or ready():

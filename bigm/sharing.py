@@ -7,9 +7,9 @@ machine, also to those that start later. The driver sends it to one, and tells t
 machine to fetch it; each verifies it, and where a machine that it was to come from has ended, or sends something else,
 another takes its place, at last the driver again.
 
-One thread decides, and it alone changes what is known of objects and machines: everybody else leaves a note in its
-queue, the garbage collector too, which may come at any moment. It waits for nobody: sending and fetching are calls,
-whose answers are notes as well.
+One thread decides, and it alone changes what is known of objects and machines: everybody else leaves it a
+note (`bigm.notes`), the garbage collector too, which may come at any moment. It waits for nobody: sending and fetching
+are calls, whose answers are notes as well.
 
 The machine's half, and the file's format: `bigm.worker.shared`.
 """
@@ -17,11 +17,8 @@ The machine's half, and the file's format: `bigm.worker.shared`.
 from __future__ import annotations
 
 import functools
-import logging
 import os
-import queue
 import tempfile
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,19 +29,17 @@ from bigm.clock import Clock
 from bigm.errors import MachineStopped, NotPicklable, WireError
 from bigm.lifecycle import State
 from bigm.machine import Machine
+from bigm.notes import Notes
 from bigm.rpc import codec
 from bigm.rpc.calls import CallFuture, keep, take_kept
 from bigm.rpc.client import Client
 from bigm.timeouts import Timeouts
 from bigm.worker import shared
 
-logger = logging.getLogger("bigm.sharing")
-
 _PIECE = 4 << 20  # bytes of one `Agent.put`
 _FAN = 2  # machines that fetch from one at a time
 _TRIES = 3  # times that a machine is sent an object by the driver before its calls are told why it does not come
 _AGAIN = 1.0  # seconds before a worker that was too busy is told again
-_JOIN = 5.0  # seconds
 
 
 class Shared:
@@ -59,7 +54,7 @@ class Shared:
         self._part = part
         self._what = what
         self._keeps = keeps  # handles of what is shared in it
-        self._closing = weakref.finalize(self, sharing._note, sharing._drop, part)
+        self._closing = weakref.finalize(self, sharing._notes.leave, sharing._drop, part)
         self._closing.atexit = False
 
     def __repr__(self) -> str:
@@ -142,10 +137,7 @@ class Sharing:
         self._elsewhere = elsewhere
         self._timeouts = timeouts
         self._clock = clock
-        self._notes: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._closed = False
+        self._notes = Notes(f"bigm-share-{name}")
         self._handles: weakref.WeakValueDictionary[str, Shared] = weakref.WeakValueDictionary()
         self._parts: dict[str, _Part] = {}
         self._places: dict[str, _Place] = {}
@@ -166,11 +158,8 @@ class Sharing:
             raise
         handle = Shared(self, part, what, keeps)
         self._handles[part.digest] = handle
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"bigm-share-{self._name}", daemon=True)
-                self._thread.start()
-        self._note(self._add, part)
+        self._notes.start()
+        self._notes.leave(self._add, part)
         return handle
 
     def value(self, digest: str) -> Shared:
@@ -192,7 +181,7 @@ class Sharing:
             workers: their clients.
             folder: where the machine keeps its state.
         """
-        self._note(self._up, machine, workers, folder)
+        self._notes.leave(self._up, machine, workers, folder)
 
     def again(self, machine: Machine, worker: Client) -> None:
         """One of a machine's workers was started anew.
@@ -201,42 +190,23 @@ class Sharing:
             machine: which.
             worker: its new client, which has the name of the one before.
         """
-        self._note(self._again, machine, worker)
+        self._notes.leave(self._again, machine, worker)
 
     def close(self) -> None:
         """The cluster has ended: let go of everything."""
-        with self._lock:
-            self._closed = True
-            thread = self._thread
-        self._notes.put(None)
-        if thread is not None:
-            thread.join(_JOIN)
+        self._notes.close()
         for part in list(self._parts.values()):
             part.file.close()
 
     def _use(self, part: _Part) -> None:
         """A call is made with an object; in whatever thread pickles it."""
-        if self._closed:
+        if self._notes.closed:
             raise NotPicklable(f"the cluster {self._name} that shares this object is shut down")
         if not part.used:
             part.used = True
-            self._note(self._first_use, part)
-
-    def _note(self, function: Callable[..., None], *args: Any) -> None:
-        self._notes.put(functools.partial(function, *args))
+            self._notes.leave(self._first_use, part)
 
     # --- what the one thread does
-
-    def _run(self) -> None:
-        while True:
-            note = self._notes.get()
-            if note is None:
-                return
-            try:
-                note()
-            except Exception:
-                logger.exception("bigm: a bug in the sharing of %s", self._name)
-            del note  # or it keeps what it knows until the next one comes
 
     def _add(self, part: _Part) -> None:
         self._parts[part.digest] = part
@@ -418,10 +388,10 @@ class Sharing:
         error = reply.exception()
         lost = isinstance(error, WireError) and not isinstance(error, MachineStopped)
         if lost and place.living and client in place.clients:
-            again = functools.partial(self._note, self._tell_one, place, client, method, args, told)
+            again = functools.partial(self._notes.leave, self._tell_one, place, client, method, args, told)
             self._clock.after(_AGAIN, again)
         else:
             told()
 
     def _noting(self, function: Callable[..., None], *args: Any) -> Callable[[CallFuture], None]:
-        return functools.partial(self._note, function, *args)
+        return functools.partial(self._notes.leave, function, *args)
