@@ -69,10 +69,12 @@ class Spec:
     Args:
         python: path of the interpreter that machines on this computer use.
         options: the system's own settings, as its section of the configuration gives them.
+        title: what runs there, in words for people who look at the provider's own list: program, digest, arguments.
     """
 
     python: str = ""
     options: Mapping[str, object] = field(default_factory=dict)
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,10 @@ class Instance:
         host: the computer it is on, as the user knows it, or "". This and the others are what `discover` can tell.
         since: when it was launched, in seconds since 1970, or 0.
         kept: bytes of disk it occupies, or None where that is not known.
+        type: the provider's name for its kind ("m7i.large"), or "".
+        zone: where the provider has it ("eu-central-1a"), or "".
+        spot: the provider may take it away at any time; None where there is no such thing.
+        price: US dollars an hour, or None where that is not known.
     """
 
     id: str
@@ -100,6 +106,10 @@ class Instance:
     host: str = ""
     since: float = 0.0
     kept: int | None = None
+    type: str = ""
+    zone: str = ""
+    spot: bool | None = None
+    price: float | None = None
 
 
 @dataclass(frozen=True)
