@@ -25,7 +25,9 @@ class Options:
     instance_types: tuple[str, ...] = _option(
         (), f"types of instances, tried side by side; empty: as `requires` says, else {', '.join(DEFAULT_TYPES)}"
     )
-    requires: str = _option("", 'what an instance must have, instead of types, as in "8 vCPU, 32 GiB, arm64, local NVMe"')
+    requires: str = _option(
+        "", 'what an instance must have, instead of types, as in "8 vCPU, 32 GiB, arm64, local NVMe"'
+    )
     purchase: str = _option(
         "spot-else-on-demand",
         "how instances are bought: `spot`, `on-demand`, `spot-else-on-demand` where there is no spot capacity, or a "
@@ -44,7 +46,8 @@ class Options:
     subnets: tuple[str, ...] = _option((), "ids of the subnets instances are in; empty: the default ones of each zone")
     root_gib: int = _option(50, "GiB of the root disk (gp3)")
     data_gib: int = _option(
-        0, "GiB of data disks (gp3) at /mnt/data, where the type has no instance store, which is used without being asked"
+        0,
+        "GiB of data disks (gp3) at /mnt/data, where the type has no instance store, which is used without being asked",
     )
     data_stripes: int = _option(1, "disks that data_gib is striped over, each of at least 16 GiB; 25 at most")
     ssh_keys: tuple[str, ...] = _option((), "public keys, or files of such, that may log in, for looking around")
@@ -59,9 +62,12 @@ class Options:
         "how the driver reaches instances: at their `public` or `private` addresses, or by `proxy_command` (`ssh`)",
     )
     proxy_command: str = _option(
-        "", "with connect: ssh, the command whose standard input and output lead to port %p of %h, as in ssh's own setting"
+        "",
+        "with connect: ssh, the command whose standard input and output lead to port %p of %h, as in ssh's own setting",
     )
-    own_address: str = _option("", "the address that the port is opened to, as 203.0.113.7 or 203.0.113.0/24; empty: found")
+    own_address: str = _option(
+        "", "the address that the port is opened to, as 203.0.113.7 or 203.0.113.0/24; empty: found"
+    )
     address_service: str = _option(
         "https://checkip.amazonaws.com", "what tells this computer's public address when it is asked by http"
     )
