@@ -61,6 +61,21 @@ def boot_program(launch: Launch) -> str:
     return f"{_stripped('bootstrap/boot.py')}\nboot(json.loads({launch.to_json()!r}))\n"
 
 
+def instance_program(launch: Launch) -> str:
+    """Source of what a cloud instance runs: boot with *launch*, on the address that its metadata service tells."""
+    parts = _stripped("bootstrap/boot.py"), _stripped("bootstrap/oninstance.py")
+    return "\n".join([*parts, f"boot(prepare(json.loads({launch.to_json()!r})))\n"])
+
+
+def disks_program(expected: int) -> str:
+    """Source of what a cloud instance runs before, as root: makes one file system of its data disks.
+
+    Args:
+        expected: how many are attached by the launch, besides those that are the instance's own.
+    """
+    return f"{_stripped('bootstrap/disks.py')}\nmain({expected})\n"
+
+
 def host_program(request: Mapping[str, object]) -> str:
     """Source of a program that is `bigm.bootstrap.onhost` with *request* in it; where it starts agents, with boot."""
     if request["do"] == "start":
