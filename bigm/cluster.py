@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 from bigm import config
 from bigm.authority import Authority
 from bigm.board import Board, in_thread, start_thread
-from bigm.bootstrap.records import Launch
 from bigm.bundles import Bundles
 from bigm.clock import Clock
 from bigm.ending import Leftover as Leftover
@@ -29,27 +27,28 @@ from bigm.errors import (
     BigmError,
     BootError,
     ConfigError,
-    DeadlineExceeded,
     MachineStopped,
     NotPicklable,
     SystemFault,
 )
 from bigm.groups import Groups, abroadcast, broadcast
+from bigm.launching import Batch, Launcher
+from bigm.launching import machines as counted
 from bigm.leases import Leases
 from bigm.lifecycle import Cause, Phase, State
-from bigm.machine import Machine, Machines, check_state, machine_list
+from bigm.machine import Machine, Machines, machine_list
 from bigm.peer import Link, Peer, address, open_clusters
 from bigm.pings import Pings
 from bigm.plan import Plan, make_plan
 from bigm.pool import Pool
 from bigm.program import is_driver, share_main
+from bigm.progress import Wait
 from bigm.rpc.codec import Home
-from bigm.rpc.tls import Credentials
 from bigm.session import Session, can_start_threads, program, session, tell_errors_plainly
 from bigm.sharing import Shared, Sharing
 from bigm.steward import Common, Steward
 from bigm.supply import Source, User
-from bigm.systems.base import ENDED, Instance, Spec, System, make_system
+from bigm.systems.base import ENDED, System, make_system
 from bigm.timeouts import check_timeout
 from bigm.worker import program as on_machines
 
@@ -121,8 +120,6 @@ class Cluster(Groups):
         self._own: dict[str, Machine] = {}  # by address
         self._dialled: dict[str, Pings[Machine]] = {}
         self._executors: list[User] = []
-        self._launched = 0
-        self._unsettled: set[str] = set()
         self._numbered = 0
         self._closing = False
         self._closed = False
@@ -149,6 +146,14 @@ class Cluster(Groups):
             terminal=self._session.terminal,
             clock=clock,
             pool=pool,
+        )
+        self._launcher = Launcher(
+            self.name,
+            system,
+            settings,
+            authority=self._authority,
+            run=self._session.run,
+            terminal=self._session.terminal,
         )
         self._common = Common(
             name=self.name,
@@ -274,7 +279,7 @@ class Cluster(Groups):
         procs = self._settings.procs if procs is None else procs
         plan = make_plan(
             self._system,
-            self._spec(),
+            self._launcher.spec(),
             services=services,
             procs=procs,
             env=env,
@@ -282,7 +287,7 @@ class Cluster(Groups):
             on_worker_death=on_worker_death,
             bundled=self._bundles.are_needed(bundle),
         )
-        self._session.terminal.phase(f"starting {_machines(count)} on {self._system.name}")
+        self._session.terminal.phase(f"starting {counted(count)} on {self._system.name}")
         stewards = self._launch_with(count, plan, bundle) if plan.bundled else self._launch(count, plan)
         for steward in stewards:
             steward.begin()
@@ -329,7 +334,7 @@ class Cluster(Groups):
         """
         check_timeout(timeout)
         wanted = self.machines if machines is None else machine_list("cluster.wait", machines)
-        wait = _Wait(wanted, state, self._bundles)
+        wait = Wait(wanted, state, self._bundles)
         with self._session.terminal.live(wait.status), self._board:
             wait.check(self._board.wait_for(wait.over, timeout), timeout)
 
@@ -339,7 +344,7 @@ class Cluster(Groups):
         """As `wait`, for `await`."""
         check_timeout(timeout)
         wanted = self.machines if machines is None else machine_list("cluster.await_state", machines)
-        wait = _Wait(wanted, state, self._bundles)
+        wait = Wait(wanted, state, self._bundles)
         with self._session.terminal.live(wait.status):
             wait.check(await self._board.until(wait.over, timeout), timeout)
 
@@ -596,36 +601,9 @@ class Cluster(Groups):
             raise ConfigError(f"a cluster starts 1 machine or more, not {n!r}")
         return n
 
-    def _spec(self) -> Spec:
-        return Spec(python=sys.executable, options=self._settings.systems.get(self._system.name, {}))
-
     def _launch(self, count: int, plan: Plan) -> list[Steward]:
-        """Journal, launch, and appoint a steward to each instance."""
-        run = self._session.run
-        with self._board:
-            self._launched += 1
-            launch = f"{self.id}-{self._launched}"
-        bootstrap = self._authority.bootstrap(launch)
-        boot = self._boot(launch, bootstrap)
-        self._unsettled.add(launch)
-        run.intent(launch, system=self._system.name, cluster=self.id, machines=count)
-        try:
-            with self._session.terminal.live(self._system.waits_for):
-                launched = self._system.launch(count, self._spec(), boot, launch)
-        except BigmError as error:
-            run.event("launch", launch=launch, cluster=self.name, asked=count, launched=0, text=error.message)
-            raise
-        text = "; ".join(dict.fromkeys(str(failure) for failure in launched.failures))
-        number = len(launched.instances)
-        run.event("launch", launch=launch, cluster=self.name, asked=count, launched=number, text=text)
-        if not launched.instances:
-            self._settle(launch)
-            raise launched.failures[0] if launched.failures else BootError(f"{self._system.name} launched nothing")
-        if number < count:
-            self._session.terminal.warn(f"only {number} of {_machines(count)} could be launched: {text}")
-        elif text:
-            self._session.terminal.warn(text)  # of places that others have stood in for
-        return self._appoint(launch, launched.instances, plan, bootstrap)
+        """Launch, and appoint a steward to each instance."""
+        return self._appoint(self._launcher.launch(count), plan)
 
     def _launch_with(self, count: int, plan: Plan, given: Bundle | None) -> list[Steward]:
         """Launch machines that are brought a bundle; what is wrong with that is found before they cost anything."""
@@ -645,26 +623,8 @@ class Cluster(Groups):
             steward.bring(plan)
         return stewards
 
-    def _boot(self, launch: str, bootstrap: Credentials) -> Launch:
-        limits = self._settings.timeouts
-        local = self._system.capabilities.local
-        return Launch(
-            cluster=self.id,
-            launch=launch,
-            ca=bootstrap.ca.decode(),
-            cert=bootstrap.cert.decode(),
-            key=bootstrap.key.decode(),
-            agent_digest=_agent_digest() if self._common.agent else "",
-            first_lease=limits.first_lease,
-            lifetime=limits.lifetime,
-            local=local,
-            drain=limits.drain,
-            linger=limits.linger,
-            log_ring=self._settings.log_ring,
-        )
-
-    def _appoint(self, launch: str, instances: Sequence[Instance], plan: Plan, bootstrap: Credentials) -> list[Steward]:
-        alive = {instance.id for instance in instances}
+    def _appoint(self, batch: Batch, plan: Plan) -> list[Steward]:
+        alive = {instance.id for instance in batch.instances}
 
         def settled(steward: Steward) -> None:
             with self._board:
@@ -672,19 +632,19 @@ class Cluster(Groups):
                     alive.discard(steward.instance.id)
                 none = not alive
             if none:
-                self._settle(launch)
+                self._launcher.settle(batch.launch)
             self._tell_executors()
 
         stewards = []
         with self._board:
-            for instance in instances:
+            for instance in batch.instances:
                 machine = f"m{self._numbered}"
                 self._numbered += 1
                 steward = Steward(
                     self._common,
                     plan,
                     instance,
-                    bootstrap,
+                    batch.bootstrap,
                     machine=machine,
                     label=self._session.label(self.name, machine),
                     board=self._board,
@@ -735,10 +695,6 @@ class Cluster(Groups):
         for executor in list(self._executors):
             executor.refresh()
 
-    def _settle(self, launch: str) -> None:
-        self._unsettled.discard(launch)
-        self._session.run.settled(launch)
-
     # --- ending
 
     def _end_some(self, machines: Iterable[Machine], timeout: float | None) -> list[Leftover]:
@@ -783,9 +739,9 @@ class Cluster(Groups):
     def _announce_end(self, count: int) -> None:
         if self._session.interrupted or self._cancelled:
             why = "interrupted" if self._session.interrupted else "cancelled"
-            self._session.terminal.phase(f"{why}: ending {_machines(count)}; once more ends them at once")
+            self._session.terminal.phase(f"{why}: ending {counted(count)}; once more ends them at once")
         else:
-            self._session.terminal.detail(f"ending {_machines(count)}")
+            self._session.terminal.detail(f"ending {counted(count)}")
 
     def _close(self) -> None:
         """Let go of everything, and see what is left."""
@@ -810,7 +766,7 @@ class Cluster(Groups):
     def _leftovers(self) -> list[Leftover]:
         """Ask the system about machines that are not known to have ended; settle the journal as far as can be."""
         doubtful = [s for s in self._stewards if s.machine._phase is not Phase.ENDED or s.machine._left is not None]
-        if not doubtful and not self._unsettled:
+        if not doubtful and not self._launcher.unsettled:
             return []
         why: BigmError = BootError("its instance has not ended", hint="its lease will end it")
         try:
@@ -821,43 +777,10 @@ class Cluster(Groups):
         left = [Leftover(s.machine, s.machine._left or why) for s in doubtful if s.instance.id in living]
         for leftover in left:
             self._tell_left(leftover)
-        for launch in list(self._unsettled):
+        for launch in list(self._launcher.unsettled):
             if not any(instance.launch == launch for instance in found):
-                self._settle(launch)
+                self._launcher.settle(launch)
         return left
-
-
-class _Wait:
-    """A wait for *machines* to be at *state* or beyond."""
-
-    def __init__(self, machines: list[Machine], state: State, bundles: Bundles) -> None:
-        check_state(state)
-        self._machines = machines
-        self._waiting = self._machines
-        self._state = state
-        self._bundles = bundles
-
-    def over(self) -> bool:
-        self._waiting = [machine for machine in self._waiting if machine.state < self._state]
-        return not self._waiting or any(machine.error for machine in self._machines)
-
-    def status(self) -> str:
-        count = len(self._machines)
-        shipping = self._bundles.status()
-        return f"{count - len(self._waiting)} of {_machines(count)} {self._state}" + (shipping and f" · {shipping}")
-
-    def check(self, over: bool, timeout: float | None) -> None:
-        """Raise what there is to be raised after it."""
-        for machine in self._machines:
-            if machine.error is not None:
-                raise machine.error
-        if not over:
-            late = ", ".join(f"{machine.id} is {machine.state}" for machine in self._waiting)
-            raise DeadlineExceeded(f"not all machines were {self._state} within {timeout:g} s: {late}")
-
-
-def _machines(count: int) -> str:
-    return f"{count} machine{'s'[: count != 1]}"
 
 
 def _dotted(settings: Mapping[str, object]) -> dict[str, object]:
@@ -875,9 +798,3 @@ def _agent_zip() -> bytes:
     from bigm.bootstrap.agentzip import agent_zip  # only systems elsewhere send it
 
     return agent_zip()
-
-
-def _agent_digest() -> str:
-    from bigm.bootstrap.agentzip import agent_digest
-
-    return agent_digest()
