@@ -282,8 +282,7 @@ class Scheduler:
             slots = len(free) * self._threads
             while free and (entry := self._backlog.head()) is not None:
                 worker = free[0][-1]
-                if self._takes(worker, entry):
-                    self._send(worker, *self._backlog.gather(slots))
+                if self._takes(worker, entry) and self._send(worker, *self._backlog.gather(slots)):
                     heapq.heapreplace(free, (*worker.idleness, worker))
                 else:
                     heapq.heappop(free)
@@ -318,10 +317,11 @@ class Scheduler:
         now = time.monotonic()
         return all(batch.short(now) for batch in worker.batches.values())
 
-    def _send(self, worker: Worker, pieces: list[Piece], expected: float | None) -> None:
+    def _send(self, worker: Worker, pieces: list[Piece], expected: float | None) -> bool:
+        """Whether *worker* can be given more: not once its machine has ended."""
         pieces, parts = pack(pieces)
         if not pieces:
-            return
+            return True
         batch = Batch(next(self._tickets), worker, pieces, expected)
         batch.parts = _measured(pieces, parts)
         worker.batches[batch.ticket] = batch
@@ -333,6 +333,8 @@ class Scheduler:
             del worker.batches[batch.ticket]
             self._backlog.give_back(batch.drop())
             self._refresh()
+            return False
+        return True
 
     def _tell(
         self, worker: Worker, method: str, *args: Any, done: Callable[[CallFuture], None] = lambda reply: None

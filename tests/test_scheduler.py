@@ -174,6 +174,26 @@ def test_a_worker_that_is_started_anew_is_given_tasks_again(tmp_path: Path) -> N
         assert machine.state is bigm.State.RUNNING
 
 
+class _EndsIt:
+    """An argument that ends the machine before it is pickled."""
+
+    def __init__(self, machine: bigm.Machine) -> None:
+        self.machine = machine
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        self.machine.cancel()
+        eventually(lambda: self.machine.state is bigm.State.STOPPED, 20.0, lambda: repr(self.machine))
+        return (int, ())
+
+
+def test_tasks_go_on_elsewhere_when_a_machine_ends_while_they_are_packed_for_it(cluster: bigm.Cluster) -> None:
+    first, second = cluster.machines
+    second.cancel()
+    eventually(lambda: second.state is bigm.State.STOPPED, 20.0, lambda: repr(second))
+    with cluster.executor(replace=True) as pool:
+        assert pool.submit(tasks.same, _EndsIt(first)).result(30.0) == 0
+
+
 def test_shared_objects_travel_in_tasks(cluster: bigm.Cluster) -> None:
     shared = cluster.share(list(range(1000)))
     with cluster.executor() as pool:
