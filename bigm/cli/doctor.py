@@ -24,6 +24,9 @@ def doctor(
         str | None, typer.Argument(metavar="SYSTEM", show_default=False, help="The system; else the configured one.")
     ] = None,
     hosts: Annotated[str | None, typer.Option(metavar="A,B", help="Of these hosts, over ssh.")] = None,
+    policy: Annotated[
+        bool, typer.Option("--policy", help="Print the permissions that the system needs, and look at nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Look at what machines need, before any is started.
@@ -34,6 +37,9 @@ def doctor(
     from bigm.doctor import examine  # it imports much, and other commands pass through here
 
     settings, found = chosen(system, hosts)
+    if policy:
+        print(found.policy())
+        return
     with _waiting(found.name):
         findings = list(examine(found, settings))
     if as_json:

@@ -11,8 +11,12 @@ from typing import Annotated
 import typer
 
 from bigm.cli.completion import complete_run
+from bigm.cli.found import facts, say_overlooked, show
+from bigm.cli.systems import chosen
 from bigm.cli.tables import duration, print_table
 from bigm.config import load
+from bigm.errors import SystemFault
+from bigm.leftovers import find_all
 from bigm.runs import DIED, ENDED, RUNNING, MachineInfo, RunInfo, list_runs, read_run
 
 _SHOWN = 10  # ended runs that are listed without --all
@@ -25,14 +29,22 @@ def ps(
         typer.Argument(metavar="RUN", hidden=True, autocompletion=complete_run),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", "-a", help="All runs that are still kept.")] = False,
+    system: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What this system has by its labels, instead of runs.")
+    ] = None,
+    hosts: Annotated[str | None, typer.Option(metavar="A,B", help="What these hosts have, over ssh.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything known, as JSON.")] = False,
 ) -> None:
     """List runs and their machines.
 
     Live runs and the last ten, with the machines of live runs, and those that did not end as they should. RUN (an id, a
     part of one, a run's folder, or last) shows one run with all its machines. Of a cause the first line is shown;
-    --json has all of it.
+    --json has all of it. With --system it is the system that is asked, not what runs have written: its machines, and
+    what else launches have made there, with the runs they are of, as far as these are known here.
     """
+    if system is not None or hosts is not None:
+        _ask(system, hosts, as_json=as_json)
+        return
     folder = load().runs_folder
     runs = [read_run(folder, which)] if which else list_runs(folder)
     if not (everything or which):
@@ -55,6 +67,17 @@ def ps(
             print_table(
                 ("MACHINE", "STATE", "ADDRESS", "UPTIME", "CAUSE"), [_machine_row(run, m) for m in shown], indent="  "
             )
+
+
+def _ask(name: str | None, hosts: str | None, *, as_json: bool) -> None:
+    settings, system = chosen(name, hosts)
+    found = find_all(system, settings.runs_folder)
+    if as_json:
+        print(json.dumps([facts(system.name, one) for one in found], indent=1))
+    else:
+        show(system, found, "there is nothing on")
+    if say_overlooked(system):
+        raise typer.Exit(SystemFault.exit_code)
 
 
 def _facts(run: RunInfo) -> dict[str, object]:

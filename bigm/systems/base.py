@@ -35,6 +35,8 @@ STARTING = "starting"
 RUNNING = "running"
 ENDED = "ended"
 
+INSTANCE = "instance"
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -95,6 +97,10 @@ class Instance:
         zone: where the provider has it ("eu-central-1a"), or "".
         spot: the provider may take it away at any time; None where there is no such thing.
         price: US dollars an hour, or None where that is not known.
+        kind: INSTANCE; `discover` also finds what else launches have made: a "launch template", a "rule", a "disk".
+        user: whose it is labelled to be, or "".
+        expires: when it has ended by itself at the latest, in seconds since 1970, or 0.
+        held: the system knows that the driver that launched it lives.
     """
 
     id: str
@@ -110,6 +116,10 @@ class Instance:
     zone: str = ""
     spot: bool | None = None
     price: float | None = None
+    kind: str = INSTANCE
+    user: str = ""
+    expires: float = 0.0
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,9 +243,10 @@ class System(abc.ABC):
         return None
 
     def discover(self) -> list[Instance]:
-        """The instances of every cluster of this user, found by label alone, for `bigm gc`. Of a system not opened.
+        """The instances of every cluster of this user, found by label alone, for `bigm gc` and `bigm ps`.
 
-        What a driver is known to hold may be left out: `bigm gc` is about the others.
+        And all else that launches have made and that is there still, in records of another `kind`. Of a system not
+        opened.
 
         Raises:
             NotSupported: this system cannot tell.
@@ -251,11 +262,11 @@ class System(abc.ABC):
         return {}
 
     def overlooked(self) -> dict[str, SystemFault]:
-        """The hosts that the last `discover` could not look at, and why."""
+        """The hosts, or regions, that the last `discover` could not look at, and why."""
         return {}
 
     def remove(self, instances: Sequence[Instance]) -> dict[str, SystemFault | None]:
-        """End instances that `discover` found, whose cluster is not this one, and what they keep. Idempotent.
+        """End or remove what `discover` found, of other clusters than this one, and what it keeps. Idempotent.
 
         Of a system not opened.
 
@@ -272,6 +283,14 @@ class System(abc.ABC):
         Each finding is given as soon as it is there: a host may take a while. What goes wrong is a finding.
         """
         return iter(())
+
+    def policy(self) -> str:
+        """What the provider must allow, in its own language, for whoever gives permissions. Of a system not opened.
+
+        Raises:
+            NotSupported: nobody has to allow anything.
+        """
+        raise NotSupported(f"{self.name} has no permissions to be given")
 
     @abc.abstractmethod
     def close(self) -> None:

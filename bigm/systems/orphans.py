@@ -1,10 +1,10 @@
-"""Machines on this computer whose driver has died: finds them by their processes and folders, and ends them.
+"""Machines on this computer, by their processes and folders: which a driver holds, and the end of the others.
 
-Such a machine ends by itself: with the pipe that its driver held, with its lease, or by its guard when the agent was
-killed. What is found here is what could not: an agent that is stopped, processes whose agent and guard were both
-killed, a folder that is left of a computer that was switched off. Needs no word from a driver, only labels: an agent
-has its instance on its command line (`label`), what it starts has the mark in its environment, and the folder has the
-instance in its name.
+One whose driver has died ends by itself: with the pipe that its driver held, with its lease, or by its guard when the
+agent was killed. What is found besides those that a driver holds is what could not: an agent that is stopped, processes
+whose agent and guard were both killed, a folder that is left of a computer that was switched off. Needs no word from a
+driver, only labels: an agent has its instance on its command line (`label`), what it starts has the mark in its
+environment, and the folder has the instance in its name.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def make_folder(instance: str) -> str:
 
 
 def find() -> list[Instance]:
-    """What is left on this computer of machines of this user whose driver has died."""
+    """The machines of this user on this computer, and what is left of those whose driver has died."""
     folders = _folders()  # before the processes: a machine has a process before it has a folder
     processes = _Processes()
     held = [*processes.agents, *(guard.instance for guard in processes.guards.values())]
-    found = [processes.agents[id].describe(folders.get(id)) for id in processes.agents if processes.agents[id].orphan]
+    found = [agent.describe(folders.get(id)) for id, agent in processes.agents.items()]
     if processes.unguarded:
         again = _Processes().unguarded  # a guard that ended while we looked around had nothing left to guard
         found += [_group(word, members) for word, members in processes.unguarded.items() if word in again]
@@ -96,9 +96,11 @@ class _Agent:
 
     def describe(self, folders: list[Path] | None) -> Instance:
         """As `find` tells it."""
+        orphan = self.orphan
         return Instance(
             id=self.instance,
-            reason=f"its driver, process {self._driver}, has ended",
+            reason=f"its driver, process {self._driver}, has ended" if orphan else f"of process {self._driver}",
+            held=not orphan,
             launch=self.instance.rpartition("-")[0],
             cluster=_cluster(self.instance),
             host=socket.gethostname(),

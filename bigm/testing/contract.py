@@ -19,7 +19,7 @@ from bigm.bootstrap.enrol import open_agent
 from bigm.bootstrap.records import Info, Launch
 from bigm.errors import NotSupported, Unreachable
 from bigm.rpc.tls import Credentials
-from bigm.systems.base import FAILED, OK, RUNNING, WARNING, Instance, Spec, System
+from bigm.systems.base import FAILED, INSTANCE, OK, RUNNING, WARNING, Instance, Spec, System
 
 _PAUSE = 0.05  # seconds between two looks at an instance that is not there yet, or not gone yet
 _LEASE = 60.0  # seconds
@@ -101,7 +101,8 @@ def _check_unopened(unopened: System, system: System, cluster: str, timeout: flo
         return
     _holds(outcome == {}, "removing nothing removes nothing")
     mine = {one.id for one in system.describe()}
-    _holds({one.id for one in found} <= mine, "what is discovered of a cluster are instances of that cluster")
+    instances = {one.id for one in found if one.kind == INSTANCE}
+    _holds(instances <= mine, "what is discovered of a cluster are instances of that cluster")
     outcome = unopened.remove(found)
     _holds(outcome == dict.fromkeys(one.id for one in found), f"what was discovered can be removed: {outcome}")
     for one in found:

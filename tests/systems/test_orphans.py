@@ -82,9 +82,10 @@ def folders(instance: str) -> list[str]:
 
 
 @pytest.mark.parametrize("how", ["tied", "loose"])
-def test_what_a_living_driver_holds_is_not_found(how: str) -> None:
+def test_what_a_living_driver_holds_is_told_to_be_held(how: str) -> None:
     with driver(how) as living:
-        assert [] == found(living.instance)
+        (one,) = found(living.instance)
+        assert (True, RUNNING, f"of process {living.process.pid}") == (one.held, one.state, one.reason)
         living.process.communicate(timeout=20)  # the end of its input is its own end
         assert 0 == living.process.returncode
     assert [] == folders(living.instance)
@@ -94,7 +95,7 @@ def test_an_agent_that_waits_for_its_lease_is_found_and_ended_with_its_folder() 
     with driver("loose") as dead:
         dead.kill()
         (one,) = found(dead.instance)
-        assert (RUNNING, dead.instance.partition("-")[0]) == (one.state, one.cluster)
+        assert (RUNNING, False, dead.instance.partition("-")[0]) == (one.state, one.held, one.cluster)
         assert f"its driver, process {dead.process.pid}, has ended" == one.reason
         assert one.host
         assert one.since > 0
