@@ -32,7 +32,7 @@ from bigm.errors import (
     SystemFault,
 )
 from bigm.groups import Groups, abroadcast, broadcast
-from bigm.launching import Batch, Launcher
+from bigm.launching import Batch, Digest, Launcher
 from bigm.launching import machines as counted
 from bigm.leases import Leases
 from bigm.lifecycle import Cause, Phase, State
@@ -245,6 +245,7 @@ class Cluster(Groups):
         n: int | None = None,
         *,
         services: Mapping[str, object] | None = None,
+        min_mach: int | None = None,
         procs: int | Literal["all"] | None = None,
         env: Mapping[str, str] | None = None,
         args: Sequence[str] | None = None,
@@ -257,6 +258,8 @@ class Cluster(Groups):
             n: how many; None: as configured (`--nmach`).
             services: instances by name. Each is pickled here, and rebuilt once in each worker. None: machines that only
                 run functions, as `Machine.run` and executors send them.
+            min_mach: how many of *n* there must be: where fewer can be launched, they are ended and the start fails.
+                None: as configured (`--min-mach`), else one.
             procs: workers on each machine, with their own instances; "all": one for each CPU it may use; None: as
                 configured, else 1.
             env: environment variables laid over the machine's own (on `local`: the driver's).
@@ -267,15 +270,16 @@ class Cluster(Groups):
             bundle: what machines are brought and run; None: this program as it was at the cluster's first start, where
                 machines are elsewhere or `bundle.rehearse` is set, else the driver's own environment.
         Returns:
-            At least one machine. Fewer than *n* is said on standard error.
+            At least one machine, or *min_mach*. Fewer than *n* is said on standard error.
         Raises:
             ConfigError: an argument is wrong, or the system cannot do that.
             NotPicklable: a service cannot be pickled; names the path to what cannot.
             ProgramError: the program cannot be bundled: a file cannot be read, or too much would travel.
-            SystemFault: not one instance could be launched.
+            SystemFault: not one instance could be launched, or fewer than *min_mach*; names the causes.
         """
         self._check_open()
         count = self._count(n)
+        least = self._launcher.least(count, min_mach)
         procs = self._settings.procs if procs is None else procs
         plan = make_plan(
             self._system,
@@ -288,7 +292,7 @@ class Cluster(Groups):
             bundled=self._bundles.are_needed(bundle),
         )
         self._session.terminal.phase(f"starting {counted(count)} on {self._system.name}")
-        stewards = self._launch_with(count, plan, bundle) if plan.bundled else self._launch(count, plan)
+        stewards = self._launch_with(count, least, plan, bundle) if plan.bundled else self._launch(count, plan, least)
         for steward in stewards:
             steward.begin()
         self._tell_executors()
@@ -299,6 +303,7 @@ class Cluster(Groups):
         n: int | None = None,
         *,
         services: Mapping[str, object] | None = None,
+        min_mach: int | None = None,
         procs: int | Literal["all"] | None = None,
         env: Mapping[str, str] | None = None,
         args: Sequence[str] | None = None,
@@ -311,6 +316,7 @@ class Cluster(Groups):
             self.start,
             n,
             services=services,
+            min_mach=min_mach,
             procs=procs,
             env=env,
             args=args,
@@ -601,18 +607,22 @@ class Cluster(Groups):
             raise ConfigError(f"a cluster starts 1 machine or more, not {n!r}")
         return n
 
-    def _launch(self, count: int, plan: Plan) -> list[Steward]:
+    def _launch(self, count: int, plan: Plan, least: int = 1, digest: Callable[[], str] = lambda: "") -> list[Steward]:
         """Launch, and appoint a steward to each instance."""
-        return self._appoint(self._launcher.launch(count), plan)
+        return self._appoint(self._launcher.launch(count, least, digest()), plan)
 
-    def _launch_with(self, count: int, plan: Plan, given: Bundle | None) -> list[Steward]:
+    def _launch_with(self, count: int, least: int, plan: Plan, given: Bundle | None) -> list[Steward]:
         """Launch machines that are brought a bundle; what is wrong with that is found before they cost anything."""
         if not self._system.capabilities.local:
-            return self._launch(count, replace(plan, bundle=given or self._bundles.own()))
-        launching = start_thread(f"bigm-launch {self.name}", self._launch, count, plan)
+            return self._launch(count, replace(plan, bundle=given or self._bundles.own()), least)
+        digest = Digest()
+        launching = start_thread(f"bigm-launch {self.name}", self._launch, count, plan, least, digest.known)
         try:
-            plan = replace(plan, bundle=given or self._bundles.own())
+            bundle = given or self._bundles.own()
+            digest.tell(bundle.digest)
+            plan = replace(plan, bundle=bundle)
         except BaseException:
+            digest.tell("")
             with contextlib.suppress(BigmError):
                 for steward in launching.result():
                     steward.begin()

@@ -174,6 +174,11 @@ class Settings:
     nmach: int | None = _key(
         None, COUNT, "machines to start where the program does not say; without it the program decides"
     )
+    min_mach: int | None = _key(
+        None,
+        COUNT,
+        "a start that launches fewer machines than this ends them and fails; without it one is enough, and it is said",
+    )
     procs: int | Literal["all"] = _key(
         1, PROCS, 'workers on each machine where the program does not say; "all": one for each CPU the machine may use'
     )

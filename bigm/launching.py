@@ -6,17 +6,22 @@ which is when nothing of it is left.
 
 from __future__ import annotations
 
+import copy
+import getpass
 import sys
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
 
 from bigm.authority import Authority
 from bigm.bootstrap.records import Launch
 from bigm.config import Settings
-from bigm.errors import BigmError, BootError
+from bigm.errors import BigmError, BootError, ConfigError, SystemFault
 from bigm.rpc.tls import Credentials
 from bigm.runs import Run
-from bigm.systems.base import Instance, Spec, System
+from bigm.systems.base import Instance, Launched, Spec, System
 from bigm.terminal import Terminal
+
+_SOON = 0.5  # seconds that a launch waits for a bundle that may be there already; to make one may take a minute
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,24 @@ class Batch:
     launch: str
     instances: tuple[Instance, ...]
     bootstrap: Credentials
+
+
+class Digest:
+    """The digest of a bundle, for the title of a launch that goes on beside the making of it."""
+
+    def __init__(self) -> None:
+        self._told = threading.Event()
+        self._digest = ""
+
+    def tell(self, digest: str) -> None:
+        """It is made; "": it will not be."""
+        self._digest = digest
+        self._told.set()
+
+    def known(self) -> str:
+        """The digest, or "" where it is not made soon."""
+        self._told.wait(_SOON)
+        return self._digest
 
 
 class Launcher:
@@ -67,12 +90,29 @@ class Launcher:
         """What kind of machine is wanted."""
         return Spec(python=sys.executable, options=self._settings.systems.get(self._system.name, {}))
 
-    def launch(self, count: int) -> Batch:
-        """Launch *count* instances; fewer, but at least one, is said on standard error.
+    def least(self, count: int, wanted: int | None) -> int:
+        """How many of *count* there must be, where `Cluster.start` was given *wanted*: else as configured, else one.
 
         Raises:
-            SystemFault: not one could be launched.
+            ConfigError: that is no such number.
         """
+        if wanted is None:  # that of the user is about the program's machines as a whole, not about each start's few
+            return min(self._settings.min_mach or 1, count)
+        if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= count:
+            raise ConfigError(f"min_mach is a number from 1 to the {count} that are started, not {wanted!r}")
+        return wanted
+
+    def launch(self, count: int, least: int = 1, digest: str = "") -> Batch:
+        """Launch *count* instances; fewer, but at least *least*, is said on standard error.
+
+        Args:
+            count: how many.
+            least: with fewer than this there is no launch: those that exist are ended.
+            digest: of the bundle they are to run, where it is known already.
+        Raises:
+            SystemFault: fewer than *least* could be launched.
+        """
+        spec = replace(self.spec(), title=self._title(digest))
         self._launches += 1
         launch = f"{self._authority.cluster}-{self._launches}"
         bootstrap = self._authority.bootstrap(launch)
@@ -80,16 +120,16 @@ class Launcher:
         self._run.intent(launch, system=self._system.name, cluster=self._authority.cluster, machines=count)
         try:
             with self._terminal.live(self._system.waits_for):
-                launched = self._system.launch(count, self.spec(), self._boot(launch, bootstrap), launch)
+                launched = self._system.launch(count, spec, self._boot(launch, bootstrap), launch)
         except BigmError as error:
             self._record(launch, count, 0, error.message)
             raise
         text = "; ".join(dict.fromkeys(str(failure) for failure in launched.failures))
         number = len(launched.instances)
         self._record(launch, count, number, text)
-        if not launched.instances:
-            self.settle(launch)
-            raise launched.failures[0] if launched.failures else BootError(f"{self._system.name} launched nothing")
+        if number < least:
+            self._end(launch, launched)
+            raise self._too_few(count, least, launched, text)
         if number < count:
             self._terminal.warn(f"only {number} of {machines(count)} could be launched: {text}")
         elif text:
@@ -100,6 +140,32 @@ class Launcher:
         """Nothing of *launch* is left."""
         self.unsettled.discard(launch)
         self._run.settled(launch)
+
+    def _end(self, launch: str, launched: Launched) -> None:
+        """What a launch has made is too little to be of use."""
+        ids = [instance.id for instance in launched.instances]
+        try:
+            left = [error for error in self._system.terminate(ids).values() if error] if ids else []
+        except SystemFault as error:
+            left = [error]
+        for problem in left:
+            self._terminal.warn(f"what was launched could not be ended: {problem}")
+        if not left:
+            self.settle(launch)
+
+    def _too_few(self, count: int, least: int, launched: Launched, text: str) -> BigmError:
+        failures, number = launched.failures, len(launched.instances)
+        if not number:
+            return failures[0] if failures else BootError(f"{self._system.name} launched nothing")
+        error = copy.copy(failures[0]) if failures else BootError()  # of the kind of the first, with its exit code
+        what = f"only {number} of {machines(count)} could be launched on {self._system.name}"
+        error.args = (f"{what}, and at least {least} are wanted, so none is kept: {text}",)
+        error.hint = ""  # the text has it
+        return error
+
+    def _title(self, digest: str) -> str:
+        info = self._run.info
+        return " ".join(word for word in (_user(), info.program, digest[:12], *info.argv) if word)
 
     def _record(self, launch: str, asked: int, launched: int, text: str) -> None:
         self._run.event("launch", launch=launch, cluster=self._name, asked=asked, launched=launched, text=text)
@@ -126,6 +192,13 @@ class Launcher:
 def machines(count: int) -> str:
     """So many, in words."""
     return f"{count} machine{'s'[: count != 1]}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a user without a name, as in many containers
+        return ""
 
 
 def _agent_digest() -> str:

@@ -21,6 +21,7 @@ from bigm.leases import Lease
 from bigm.lifecycle import Cause, Phase, State
 from bigm.peer import Link, Peer
 from bigm.rpc.client import Client
+from bigm.systems.base import Instance
 from bigm.timeouts import check_timeout
 
 
@@ -83,6 +84,7 @@ class Machine(Peer):
         board: notified whenever a machine of the cluster has changed its state.
         stop: ends the machine for the given cause; None for a machine that is not owned.
         procs: workers it has; 0 while that is not known.
+        instance: what the system launched for it; None for a machine that is not owned.
         doubt: told of a client some of whose calls were lost; must `resolve` them unless the machine stops before.
     Attributes:
         id: its name within the cluster ("m0").
@@ -95,6 +97,8 @@ class Machine(Peer):
         procs: workers it has; 0 while that is not known.
         maxprocs: CPUs that its workers may use; before that is known, and where it was dialled, as `procs`.
         owned: whether this cluster started it, and so ends it.
+        instance: what the system launched for it (`bigm.systems.base.Instance`): its id and, where there are such
+            things, its type, zone, spot or not, and price; None where it was dialled.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Machine(Peer):
         board: Board,
         stop: Callable[[Cause], None] | None = None,
         procs: int = 0,
+        instance: Instance | None = None,
         doubt: Callable[[Client], None] | None = None,
     ) -> None:
         super().__init__(addr, link)
@@ -112,6 +117,7 @@ class Machine(Peer):
         self.owned = stop is not None
         self.hostname = ""
         self.bundle = ""
+        self.instance = instance
         self.maxprocs = procs
         self._board = board
         self._stop = stop

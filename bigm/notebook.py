@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from bigm.errors import BigmError
 from bigm.lifecycle import Cause, State
+from bigm.systems.base import Instance
 
 
 class Row(Protocol):
@@ -25,6 +26,8 @@ class Row(Protocol):
     id: str
     cause: Cause | None
     error: BigmError | None
+    instance: Instance | None
+    maxprocs: int
 
     @property
     def procs(self) -> int:
@@ -35,7 +38,7 @@ class Row(Protocol):
         """How it is."""
 
 
-_HEAD = ("machine", "state", "address", "procs", "cause")
+_HEAD = ("machine", "state", "address", "type", "CPUs", "procs", "cause")
 
 
 def shell() -> Any:
@@ -111,12 +114,15 @@ class Cells:
 
 def machines_table(machines: Iterable[Row]) -> str:
     """Machines as a table in HTML: each with its state, address, workers, and why it ended."""
-    rows = [(m.id, str(m.state), m.addr, str(m.procs or ""), _cause(m)) for m in machines]
+    rows = [
+        (m.id, str(m.state), m.addr, _type(m), str(m.maxprocs or ""), str(m.procs or ""), _cause(m)) for m in machines
+    ]
     if not rows:
         return "<i>no machines</i>"
-    head = "".join(f"<th style='text-align:left'>{title}</th>" for title in _HEAD)
+    wanted = [n for n, title in enumerate(_HEAD) if title != "type" or any(row[n] for row in rows)]
+    head = "".join(f"<th style='text-align:left'>{_HEAD[n]}</th>" for n in wanted)
     body = "".join(
-        "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(row[n])}</td>" for n in wanted) + "</tr>"
         for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -125,6 +131,12 @@ def machines_table(machines: Iterable[Row]) -> str:
 def cluster_table(title: str, machines: Iterable[Row]) -> str:
     """The same under a line that names the cluster."""
     return f"<div>{html.escape(title)}</div>{machines_table(machines)}"
+
+
+def _type(machine: Row) -> str:
+    if machine.instance is None:
+        return ""
+    return f"{machine.instance.type} (spot)" if machine.instance.spot else machine.instance.type
 
 
 def _cause(machine: Row) -> str:

@@ -9,9 +9,10 @@
 An id begins with the time (UTC) and so sorts by it. The `source` of a line is "w0" (worker 0), "agent", or "bigm" for a
 remark of bigm's own about the log; `o` and `e` tell standard output from standard error; the text is the bytes as they
 came. A machine's state is told by the events named "machine" (fields machine, state, addr, procs, cause, text), of
-which the latest counts, its agent by "enrolled" (fields machine, pid, local), the deaths and returns of workers that
-are started anew by "worker" (fields machine, proc, state, cause, text). A run whose process is gone without having
-written its end has died.
+which the latest counts, with what is known of its instance (fields instance, type, zone, spot, price), its agent by
+"enrolled" (fields machine, pid, local, maxprocs, memory), the deaths and returns of workers that are started anew by
+"worker" (fields machine, proc, state, cause, text). A run whose process is gone without having written its end has
+died.
 
 Nothing here may end a run: a home that cannot be written to is replaced by a temporary folder, a full disk is said once
 and output that was not kept is counted in the log. One writer, any number of readers, and no locks between them: files
@@ -61,6 +62,13 @@ class MachineInfo:
         text: the same in words.
         pid: its agent's process, or 0.
         local: it runs on the driver's computer.
+        instance: what the system calls it, or "".
+        type: the provider's name for its kind, or "".
+        zone: where the provider has it, or "".
+        spot: the provider may take it away at any time; None where there is no such thing.
+        price: US dollars an hour, or None where that is not known.
+        maxprocs: CPUs it has, or 0.
+        memory: bytes it has, or 0.
     """
 
     machine: str
@@ -73,6 +81,13 @@ class MachineInfo:
     text: str = ""
     pid: int = 0
     local: bool = False
+    instance: str = ""
+    type: str = ""
+    zone: str = ""
+    spot: bool | None = None
+    price: float | None = None
+    maxprocs: int = 0
+    memory: int = 0
 
     def orphaned(self) -> MachineInfo:
         """The same after its driver died without a word, as far as can be seen from the driver's computer.

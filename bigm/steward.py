@@ -144,7 +144,9 @@ class Steward:
         self._look_again = _LOOK_FIRST
         self._notice: float | None = None  # when it will be taken away, monotonic
         link = replace(common.link, connect=lambda _, timeout: common.system.connect(instance, timeout))
-        self.machine = Machine(f"{instance.locator}/{machine}", link, board=board, stop=self.stop, doubt=self._doubt)
+        self.machine = Machine(
+            f"{instance.locator}/{machine}", link, board=board, stop=self.stop, instance=instance, doubt=self._doubt
+        )
 
     def __repr__(self) -> str:
         return f"<Steward of {self.machine!r}>"
@@ -203,6 +205,7 @@ class Steward:
             procs=machine.procs,
             cause=str(machine.cause or ""),
             text=machine.error.message if machine.error else "",
+            **self.instance.facts(),
         )
 
     def _tell(self, phase: Phase) -> None:
@@ -281,6 +284,8 @@ class Steward:
             instance=self.instance.id,
             pid=info.pid,
             host=info.hostname,
+            maxprocs=machine.maxprocs,
+            memory=info.memory,
             local=common.system.capabilities.local,
         )
         self.push(Event.ENROLLED)

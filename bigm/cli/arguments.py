@@ -11,11 +11,15 @@ from typing import NamedTuple
 from bigm.errors import ConfigError
 
 ALSO_AFTER = ("--system", "--nmach", "--procs")
-WITH_VALUE = (*ALSO_AFTER, "--name", "--machine-output", "--profile", "--python", "--hosts", "--requirements")
+WITH_VALUE = (
+    *ALSO_AFTER,
+    *("--min-mach", "--name", "--machine-output", "--profile", "--python", "--hosts", "--requirements"),
+)
 MODULE = "-m"
 
 # Those before PROGRAM alone that may be missed behind it, and the variables that say the same.
 BEFORE = {
+    "--min-mach": "BIGM_MIN_MACH",
     "--hosts": "BIGM_SSH_HOSTS",
     "--bundle": "BIGM_BUNDLE_REHEARSE",
     "--requirements": "BIGM_BUNDLE_REQUIREMENTS",

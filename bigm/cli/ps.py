@@ -13,7 +13,7 @@ import typer
 from bigm.cli.completion import complete_run
 from bigm.cli.found import facts, say_overlooked, show
 from bigm.cli.systems import chosen
-from bigm.cli.tables import duration, print_table
+from bigm.cli.tables import duration, print_table, size, without_empty
 from bigm.config import load
 from bigm.errors import SystemFault
 from bigm.leftovers import find_all
@@ -21,6 +21,8 @@ from bigm.runs import DIED, ENDED, RUNNING, MachineInfo, RunInfo, list_runs, rea
 
 _SHOWN = 10  # ended runs that are listed without --all
 _QUIET_ENDS = ("", "shutdown")
+_HEAD = ("MACHINE", "STATE", "ADDRESS", "CPUS", "MEMORY", "TYPE", "ZONE", "UPTIME", "CAUSE")
+_ALWAYS = ("MACHINE", "STATE", "ADDRESS", "UPTIME", "CAUSE")  # the others where one of the machines has something
 
 
 def ps(
@@ -64,9 +66,7 @@ def ps(
         shown = [m for m in machines[run.id] if which or run.state == RUNNING or m.cause not in _QUIET_ENDS]
         if shown:
             print(f"\n{run.id}: {' '.join((run.program, *run.argv))}")
-            print_table(
-                ("MACHINE", "STATE", "ADDRESS", "UPTIME", "CAUSE"), [_machine_row(run, m) for m in shown], indent="  "
-            )
+            print_table(*without_empty(_HEAD, [_machine_row(run, m) for m in shown], keep=_ALWAYS), indent="  ")
 
 
 def _ask(name: str | None, hosts: str | None, *, as_json: bool) -> None:
@@ -98,4 +98,14 @@ def _machine_row(run: RunInfo, machine: MachineInfo) -> tuple[str, ...]:
         state, cause = "unknown", "its driver died; it ends with its lease at the latest"
     end = machine.until or run.ended or (time.time() if run.state == RUNNING else 0.0)
     uptime = duration(end - machine.since) if end else ""
-    return machine.machine, state, machine.addr, uptime, cause.strip().partition("\n")[0]  # the rest: --json
+    return (
+        machine.machine,
+        state,
+        machine.addr,
+        str(machine.maxprocs or ""),
+        size(machine.memory or None),
+        f"{machine.type} (spot)" if machine.spot else machine.type,
+        machine.zone,
+        uptime,
+        cause.strip().partition("\n")[0],  # the rest: --json
+    )

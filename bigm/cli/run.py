@@ -58,6 +58,9 @@ def run(
     procs: Annotated[
         str | None, typer.Option(metavar="K|all", help="Workers on each machine, where the program does not say.")
     ] = None,
+    min_mach: Annotated[
+        str | None, typer.Option(metavar="K", help="With fewer machines than these there is no start.")
+    ] = None,
     hosts: Annotated[
         str | None, typer.Option(metavar="A,B*4", help="Over ssh, on these hosts: B with up to four machines.")
     ] = None,
@@ -91,6 +94,7 @@ def run(
     given = {
         "system": system_of(system, hosts),
         "nmach": nmach,
+        "min_mach": min_mach,
         "procs": procs,
         "ssh.hosts": hosts,
         "name": name,

@@ -37,6 +37,14 @@ def print_table(
         print(indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def without_empty(
+    head: Sequence[str], rows: Sequence[Sequence[str]], keep: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table without the columns in which nothing stands, but for those that are to be kept."""
+    wanted = [n for n, title in enumerate(head) if title in keep or any(row[n] for row in rows)]
+    return [head[n] for n in wanted], [[row[n] for n in wanted] for row in rows]
+
+
 def duration(seconds: float) -> str:
     """Two digits or so: "3.1 s", "42 s", "7 min", "3 h", "2 d"."""
     if seconds < 10:

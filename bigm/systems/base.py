@@ -121,6 +121,11 @@ class Instance:
     expires: float = 0.0
     held: bool = False
 
+    def facts(self) -> dict[str, object]:
+        """What is known of where a machine is, by name, for records of it."""
+        found = {"instance": self.id, "type": self.type, "zone": self.zone, "spot": self.spot, "price": self.price}
+        return {name: value for name, value in found.items() if value not in ("", None)}
+
 
 @dataclass(frozen=True)
 class Finding:
