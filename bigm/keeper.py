@@ -67,7 +67,7 @@ class Keeper:
 
         Args:
             machine: its id; it is dialled under this name.
-            address: "host:port", or the path of a unix socket.
+            address: "host:port", the path of a unix socket, or a command behind a "|" (`bigm.bootstrap.piped`).
             lease: seconds it is to live when it hears of nobody.
         """
         with self._lock:

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from bigm.bootstrap.keep import Renewal
+from bigm.bootstrap.piped import PREFIX
 from bigm.keeper import Keeper
 from bigm.timeouts import Timeouts
+from proxies import proxy_command
 from waiting import eventually
 
 sys.path.append(str(Path(__file__).parent / "bootstrap"))
@@ -82,6 +84,27 @@ def test_a_keeper_that_is_killed_is_started_again_and_goes_on(place):
     finally:
         keeper.close()
     machine.ended()
+
+
+def test_a_machine_behind_a_command_is_renewed_and_released_through_it(place):
+    """By a process of the keeper's own: the driver's death does not close this way."""
+    heard: queue.Queue[Renewal] = queue.Queue()
+    machine = elsewhere(place)
+    keeper = Keeper(place.authority.keeper(), Timeouts(), heard.put)
+    keeper.add(machine.name, PREFIX + proxy_command("127.0.0.1", machine.port), 60.0)
+    assert heard.get(timeout=10.0).granted == 60.0
+    keeper.close()
+    machine.ended()
+
+
+def test_what_a_proxy_command_says_is_told(place):
+    heard: queue.Queue[Renewal] = queue.Queue()
+    keeper = Keeper(place.authority.keeper(), Timeouts(), heard.put)
+    try:
+        keeper.add("m0", f"{PREFIX}sh -c 'echo No route to host >&2; exit 255'", LEASE)
+        eventually(lambda: "ended with code 255: No route to host" in heard.get(timeout=10.0).text)
+    finally:
+        keeper.close()
 
 
 def test_a_machine_that_cannot_be_reached_is_told_and_tried_again(place):

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
 from typing import Any, Callable, NamedTuple, Optional
 
+from bigm.bootstrap.piped import PREFIX, Commands
 from bigm.routes import connect
 from bigm.rpc.client import Client
 from bigm.rpc.identity import MACHINE, Identity
@@ -60,13 +62,14 @@ class Keep:
         self._kept: dict[str, _Kept] = {}
         self._changed = threading.Condition()
         self._closed = False
+        self._commands = Commands()
         self._thread = threading.Thread(target=self._renew_all, name="bigm-keep", daemon=True)
         self._thread.start()
 
     def add(self, machine: str, address: str, lease: float) -> None:
         """Keep a machine from now on."""
         client = Client(
-            lambda timeout: connect(address, timeout),
+            lambda timeout: self._connect(address, timeout),
             self._credentials,
             Identity(self._credentials.identity.cluster, MACHINE, machine),
             name=f"agent of {machine}",
@@ -76,6 +79,11 @@ class Keep:
         with self._changed:
             self._kept[machine] = _Kept(machine, client, lease)
             self._changed.notify()
+
+    def _connect(self, address: str, timeout: float) -> socket.socket:
+        if address.startswith(PREFIX):
+            return self._commands.dial(address[len(PREFIX) :], timeout)
+        return connect(address, timeout)
 
     def remove(self, machine: str) -> None:
         """Keep a machine no longer, without ending it."""

@@ -228,7 +228,11 @@ class System(abc.ABC):
         """
 
     def keeper_address(self, instance: Instance) -> str:
-        """Where the driver's keeper, another process, dials the agent: "host:port", or the path of a unix socket."""
+        """Where the driver's keeper, another process, dials the agent.
+
+        Returns:
+            "host:port", the path of a unix socket, or a command behind a "|" (`bigm.bootstrap.piped`).
+        """
         return instance.locator
 
     def route(self, instance: Instance) -> str:
