@@ -25,6 +25,7 @@ OWN = {
     "local": "bigm.systems.local:Local",
     "inprocess": "bigm.systems.inprocess:InProcess",
     "ssh": "bigm.systems.ssh.system:Ssh",
+    "ec2": "bigm.systems.ec2.system:Ec2",
 }
 
 OK = "ok"

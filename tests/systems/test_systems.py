@@ -54,8 +54,8 @@ def test_a_system_is_found_by_name_and_the_known_ones_are_named() -> None:
 def test_metadata_that_is_older_than_bigm_hides_none_of_its_own_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an update of a checkout that is installed in place."""
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [])
-    assert ["inprocess", "local", "ssh"] == system_names()
-    assert {"local", "ssh"} <= {key.name.partition(".")[0] for key in system_keys()}
+    assert ["ec2", "inprocess", "local", "ssh"] == system_names()
+    assert {"ec2", "local", "ssh"} <= {key.name.partition(".")[0] for key in system_keys()}
 
 
 class Rig:

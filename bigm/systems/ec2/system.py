@@ -1,0 +1,267 @@
+"""Machines are instances in the user's AWS account, in one region, with nothing prepared there.
+
+This module puts the parts together and has no knowledge of its own: requests are sent by `account`, what exists is read
+by `states`, launches are made by `fleet`. What ends an instance, besides its driver: its lease, its lifetime by two
+means, and its own end, which AWS makes the instance's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from bigm.bootstrap.records import Launch
+from bigm.errors import BootError, CapacityError, ConfigError, SystemFault
+from bigm.routes import tcp_connect
+from bigm.systems.base import ENDED, Capabilities, Finding, Instance, Launched, Spec, System
+from bigm.systems.ec2 import options as settings
+from bigm.systems.ec2.account import Account
+from bigm.systems.ec2.ends import end_instances
+from bigm.systems.ec2.fleet import Fleet, Order, Outcome, as_fault, check_purchase, explain
+from bigm.systems.ec2.gathering import Gathering
+from bigm.systems.ec2.labels import Labels, of_any, of_cluster, parse_tags
+from bigm.systems.ec2.options import DEFAULT_TYPES, PORT, Options
+from bigm.systems.ec2.states import Seen, read_instance
+from bigm.systems.ec2.userdata import render
+
+_LOOK_INTERVAL = 1.0  # seconds between two requests that ask how instances are, however many machines ask
+_END_INTERVAL = 0.5  # seconds between two requests that end instances
+_MOMENT = 0.1  # seconds for all machines of a cluster to say that they are to end
+_ADDRESSES = 60.0  # seconds for new instances to have addresses; AWS takes five
+_SETTLES = 20.0  # seconds for a launch that nobody waits for to be over
+_APPEARS = 5.0  # seconds after which what an interrupted launch has made is found by its tags
+_GRACE = 600.0  # seconds beyond the lifetime after which tags say that an instance is over: it had to boot
+_LINES = 25  # of a console that are shown
+
+
+class Ec2(System):
+    """Instances of EC2. The arguments are the options; see `bigm.systems.ec2.options`."""
+
+    Options = Options
+
+    name = "ec2"
+
+    def __init__(self, **arguments: Any) -> None:
+        self._options = options = Options(**arguments)
+        check_purchase(options)
+        parse_tags(options.tags)
+        if options.connect not in settings.WAYS:
+            raise ConfigError(f"ec2.connect must be {', '.join(settings.WAYS)}, not {options.connect!r}")
+        self.capabilities = Capabilities(
+            ends="provider", hard_deadline=True, notice=120.0, prices=True, peers=options.connect != "ssh"
+        )
+        self._account = Account(options)
+        self._cluster = ""
+        self._fleet: Fleet | None = None
+        self._labels: Labels | None = None
+        self._given_up = threading.Event()
+        self._flying = 0  # launches that are not over
+        self._landed = threading.Condition()
+        self._interrupted = False  # a launch was, and nobody knows what it made
+        self._looks = Gathering(self._look, interval=_LOOK_INTERVAL)
+        self._ends = Gathering(self._end, interval=_END_INTERVAL, moment=_MOMENT)
+        self._seen: dict[str, Seen] = {}  # of the last look
+        self._launches: set[str] = set()
+        self._waits = ""
+
+    def __repr__(self) -> str:
+        alive = sum(not seen.gone for seen in self._seen.values())
+        return f"<Ec2: cluster {self._cluster or '(not opened)'}, {alive} instances>"
+
+    def open(self, cluster: str) -> None:
+        if self._cluster == cluster and not self._given_up.is_set():
+            return
+        self._account.region  # noqa: B018  # without one there is nothing to be made
+        self._cluster = cluster
+        self._labels = Labels.of(cluster, self._options)
+        self._given_up.clear()
+        self._fleet = Fleet(self._account, self._options, self._labels, self._given_up)
+
+    def launch(self, n: int, spec: Spec, boot: Launch, launch_id: str) -> Launched:
+        with self._in_flight():
+            if launch_id in self._launches:
+                known = [seen.instance for seen in self._looks.ask().values() if seen.instance.launch == launch_id]
+                if known:
+                    return Launched(tuple(known))
+            self._launches.add(launch_id)
+            try:
+                return self._launch(n, spec, boot, launch_id)
+            finally:
+                self._waits = ""
+
+    def waits_for(self) -> str:
+        return self._waits
+
+    def describe(self, ids: Sequence[str] | None = None) -> list[Instance]:
+        if not self._cluster:
+            return []
+        seen = self._looks.ask(ids or ())
+        if ids is None:
+            return [one.instance for one in seen.values() if not one.gone]
+        return [seen[id].instance for id in dict.fromkeys(ids) if id in seen]
+
+    def connect(self, instance: Instance, timeout: float) -> socket.socket:
+        return tcp_connect(self.keeper_address(instance), timeout)
+
+    def keeper_address(self, instance: Instance) -> str:
+        seen = self._seen.get(instance.id)
+        if seen is not None and seen.public and self._options.connect == "public":
+            return f"{seen.public}:{PORT}"
+        return instance.locator
+
+    def terminate(self, ids: Iterable[str]) -> dict[str, SystemFault | None]:
+        wanted = list(dict.fromkeys(ids))
+        if not wanted:
+            return {}
+        outcome = self._ends.ask(wanted)
+        return {id: outcome.get(id) for id in wanted}
+
+    def diagnose(self, instance: Instance) -> str:
+        for latest in (True, False):  # not every type can tell what it said last
+            with contextlib.suppress(SystemFault, ConfigError):
+                answer = self._account.ask("get_console_output", InstanceId=instance.id, Latest=latest)
+                said = answer.get("Output", "")
+                return "\n".join(str(said).strip().splitlines()[-_LINES:])
+        return ""
+
+    def discover(self) -> list[Instance]:
+        return [seen.instance for seen in self._find(of_any()) if not seen.gone]
+
+    def remove(self, instances: Sequence[Instance]) -> dict[str, SystemFault | None]:
+        return end_instances(self._account, [one.id for one in instances])
+
+    def doctor(self) -> Iterator[Finding]:
+        return iter(())
+
+    def close(self) -> None:
+        if self._fleet is None or self._given_up.is_set():
+            return
+        self._given_up.set()
+        with self._landed:
+            self._landed.wait_for(lambda: not self._flying, _SETTLES)
+        until = time.monotonic() + (_APPEARS if self._interrupted or self._flying else 0.0)
+        while self._end_all() or time.monotonic() < until:
+            continue  # each look waits its turn
+        self._fleet.delete_templates()
+        self._account.close()
+
+    # --- launching
+
+    @contextlib.contextmanager
+    def _in_flight(self) -> Iterator[None]:
+        with self._landed:
+            self._flying += 1
+        try:
+            yield
+        except SystemFault:
+            raise
+        except BaseException:  # an interrupt: the answer of a request may be lost
+            self._interrupted = True
+            raise
+        finally:
+            with self._landed:
+                self._flying -= 1
+                self._landed.notify_all()
+
+    def _launch(self, n: int, spec: Spec, boot: Launch, launch_id: str) -> Launched:
+        assert self._fleet is not None
+        assert self._labels is not None
+        deadline = time.monotonic() + boot.first_lease
+        self._waits = f"finding out what to launch in {self._account.region}"
+        order = self._order(spec, boot, launch_id)
+        self._waits = f"launching {n} instances in {self._account.region}"
+        outcome = self._fleet.launch(n, order, deadline)
+        instances, failures = self._await_addresses(outcome, deadline)
+        failures = [*map(as_fault, explain(n, outcome, order, self._account.region)), *failures]
+        if not instances and not failures:
+            failures = [CapacityError(f"AWS launched nothing in {self._account.region}")]
+        return Launched(tuple(instances), tuple(failures))
+
+    def _order(self, spec: Spec, boot: Launch, launch_id: str) -> Order:
+        """Decide all that a launch leaves open."""
+        assert self._labels is not None
+        options = self._options
+        expires = 0.0 if options.immortal else time.time() + boot.lifetime + _GRACE
+        return Order(
+            launch=launch_id,
+            image=self._image(),
+            root_device="/dev/xvda",
+            types=options.instance_types or DEFAULT_TYPES,
+            subnets=self._subnets(),
+            groups=options.security_groups,
+            user_data=render(boot, options),
+            tags=self._labels.tags(launch=launch_id, expires=expires, title=spec.title),
+        )
+
+    def _await_addresses(self, outcome: Outcome, deadline: float) -> tuple[list[Instance], list[SystemFault]]:
+        """Wait until each instance can be dialled, or has ended already."""
+        deadline = min(deadline, time.monotonic() + _ADDRESSES)
+        waiting = dict.fromkeys(outcome.ids)
+        while waiting:
+            self._waits = f"{len(outcome.ids)} instances are launched; {len(waiting)} have no address yet"
+            seen = self._looks.ask(outcome.ids)
+            waiting = {id: None for id in waiting if id not in seen or not self._is_settled(seen[id])}
+            if self._given_up.is_set() or time.monotonic() > deadline:
+                break
+        self.terminate(waiting)
+        found = [self._seen[id] for id in outcome.ids if id in self._seen and id not in waiting]
+        failures = [seen.failure() for seen in found if seen.instance.state == ENDED]
+        failures += [_without_address(id, self._options.connect) for id in waiting]
+        return [seen.instance for seen in found if seen.instance.state != ENDED], failures
+
+    def _is_settled(self, seen: Seen) -> bool:
+        address = seen.public if self._options.connect == "public" else seen.private
+        return seen.instance.state == ENDED or bool(address)
+
+    # --- looking, and ending
+
+    def _look(self, ids: set[str]) -> dict[str, Seen]:
+        """One request for all instances of this cluster, however many are asked about."""
+        self._seen = {seen.id: seen for seen in self._find(of_cluster(self._cluster))}
+        return self._seen
+
+    def _find(self, filters: list[dict[str, object]]) -> list[Seen]:
+        found = self._account.pages("describe_instances", "Reservations", Filters=filters)
+        return [read_instance(item) for reservation in found for item in reservation["Instances"]]
+
+    def _end(self, ids: set[str]) -> dict[str, SystemFault | None]:
+        return end_instances(self._account, ids)
+
+    def _end_all(self) -> list[str]:
+        """End all instances there are; those that this has found."""
+        try:
+            living = [seen.id for seen in self._looks.ask().values() if not seen.gone]
+        except SystemFault:
+            living = list(self._seen)
+            self.terminate(living)
+            return []
+        outcome = self.terminate(living)
+        return [id for id in living if outcome[id] is None]
+
+    # --- stand-ins for the parts to come
+
+    def _image(self) -> str:
+        if not self._options.image:
+            raise ConfigError("the system ec2 was told no image", hint="name one with ec2.image")
+        return self._options.image
+
+    def _subnets(self) -> dict[str, str]:
+        if self._options.subnets:
+            found = self._account.pages("describe_subnets", "Subnets", SubnetIds=list(self._options.subnets))
+        else:
+            filters = [{"Name": "default-for-az", "Values": ["true"]}]
+            found = self._account.pages("describe_subnets", "Subnets", Filters=filters)
+        return {subnet["SubnetId"]: subnet["AvailabilityZone"] for subnet in found}
+
+
+def _without_address(id: str, connect: str) -> SystemFault:
+    hint = "name subnets that lead to the internet with ec2.subnets, or say ec2.connect: private or ssh"
+    kind = "public address" if connect == "public" else "address"
+    return BootError(
+        f"instance {id} has got no {kind} in {_ADDRESSES:.0f} s, and was ended",
+        hint=hint if connect == "public" else "",
+    )
