@@ -18,7 +18,7 @@ _GONE = ("shutting-down", "terminated")
 # Source: the field StateReason of DescribeInstances.
 _REASONS = {
     "Client.InstanceInitiatedShutdown": "it switched itself off",
-    "Client.UserInitiatedShutdown": "it was terminated from outside, by somebody with access to the account",
+    "Client.UserInitiatedShutdown": "it was terminated by a request to AWS",
     "Client.UserInitiatedHibernate": "it was hibernated from outside",
     "Client.InternalError": "it could not start: its disk could not be made, perhaps for want of a key to encrypt it",
     "Client.InvalidSnapshot.NotFound": "it could not start: the snapshot of its image does not exist",
@@ -100,5 +100,7 @@ def _reason(state: str, code: str, described: Mapping[str, Any]) -> str:
     said = (described.get("StateReason") or {}).get("Message", "")
     said = re.sub(rf"^{re.escape(code)}:?\s*", "", said).rstrip(".")
     reason = _REASONS.get(code) or said or code or f"the instance is {state}"
+    if state not in _GONE:
+        reason = f"it was stopped: {reason}"  # nobody here ever stops one
     when = re.search(r"\((\d{4}-[^)]+)\)", described.get("StateTransitionReason") or "")
     return f"{reason}, at {when[1]}" if when else reason
