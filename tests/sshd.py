@@ -21,12 +21,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from interpreters import find_python
+from interpreters import all_but_pythons, find_python
 from waiting import eventually
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin") or ""
 MISSING = "" if SSHD and shutil.which("ssh") else "no sshd here"
-BASICS = ("/usr/bin", "/bin")
 
 
 class Host:
@@ -143,12 +142,7 @@ class Rig:
         self.config = str(self.folder / "config")
         self.known_hosts = self.folder / "known_hosts"
         _keygen(self.folder / "user_key")
-        self.commands = self.folder / "commands"  # all of this computer's but its Pythons
-        self.commands.mkdir()
-        for path in [path for folder in BASICS for path in Path(folder).iterdir()]:
-            link = self.commands / path.name
-            if not path.name.startswith(("python", "pypy")) and not link.is_symlink():
-                link.symlink_to(path)
+        self.commands = all_but_pythons(self.folder / "commands")
         if os.getuid() == 0:
             os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # sshd will not run as root without it
 
