@@ -16,7 +16,7 @@ from proxies import proxy_command
 from waiting import eventually
 
 
-@pytest.fixture()
+@pytest.fixture
 def commands() -> Iterator[Commands]:
     made = Commands()
     yield made
@@ -80,7 +80,7 @@ def test_what_a_command_failed_with_is_raised_by_the_next_attempt(commands: Comm
     command = "sh -c 'echo first >&2; echo ssh: connect to host bastion port 22: No route to host >&2; exit 255'"
     with commands.dial(command, 5.0) as sock:
         assert b"" == sock.recv(1), "nothing can be said about the first but that it is over"
-    with pytest.raises(ConnectionError, match="ended with code 255: first / ssh: connect to host bastion.*No route"):
+    with pytest.raises(ConnectionError, match=r"ended with code 255: first / ssh: connect to host bastion.*No route"):
         commands.dial(command, 5.0).close()
 
 
