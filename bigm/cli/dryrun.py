@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bigm.config import Settings
-from bigm.systems.base import make_system
+from bigm.systems.base import Spec, System, make_system
 
 if TYPE_CHECKING:
     from bigm.bundle.bundle import Bundle
@@ -33,7 +33,11 @@ def show(words: list[str], python: str, travels: Bundle | str, settings: Setting
         "workers": settings.procs,
         "run folder": str(settings.runs_folder),
     }
-    places = make_system(settings.system, settings.systems).places()
+    system = make_system(settings.system, settings.systems)
+    facts.update(system.preview())
+    if system.capabilities.prices:
+        facts["price"] = _price(system, settings.nmach or 1)
+    places = system.places()
     if places:
         facts["hosts"] = places if as_json else ", ".join(f"{host} (takes {n})" for host, n in places.items())
     if places and (settings.nmach or 0) > sum(places.values()):
@@ -76,6 +80,12 @@ def what_travels(file: str, module: str, settings: Settings) -> Bundle | str:
         tell=terminal.warn,
         progress=terminal.phase,
     )
+
+
+def _price(system: System, machines: int) -> str:
+    price = system.estimate(machines, Spec())
+    count = f"{machines} machine{'' if machines == 1 else 's'}"
+    return f"about ${price:.2f} an hour for {count}" if price is not None else "not known"
 
 
 def _lines(travels: Bundle | str, settings: Settings) -> list[tuple[str, str]]:

@@ -252,6 +252,14 @@ class System(abc.ABC):
         """US dollars an hour for *n* instances, or None where that is not known. Never fails a launch."""
         return None
 
+    def preview(self) -> dict[str, str]:
+        """What a launch would use, in words, by subject ("types", "image"). Of a system not opened; launches nothing.
+
+        Raises:
+            ConfigError: a launch would raise it.
+        """
+        return {}
+
     def discover(self) -> list[Instance]:
         """The instances of every cluster of this user, found by label alone, for `bigm gc` and `bigm ps`.
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from bigm.systems.ec2.options import Options
-from bigm.systems.ec2.policy import NEEDS, needs, policy
+from bigm.systems.ec2.policy import NEEDS, needs, partition_of, policy
 
 LARGEST = 6144  # characters of a managed policy that IAM takes, without white space
 PLAIN = Options()
@@ -60,4 +60,5 @@ def test_options_decide_what_is_needed() -> None:
 
 
 def test_other_partitions_have_their_own_names() -> None:
-    assert "arn:aws:" not in json.dumps(policy(needs(Options()), "aws-cn"))
+    assert ["aws", "aws", "aws-cn"] == [partition_of(region) for region in ("", "eu-central-1", "cn-north-1")]
+    assert "arn:aws:" not in json.dumps(policy(NEEDS, "aws-cn"))

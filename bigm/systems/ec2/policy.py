@@ -19,6 +19,7 @@ TAG = "bigm:cluster"  # on all that a run makes, from the first moment
 GROUP = "bigm"  # name, as a tag too, of the security group, which is no run's
 _TAGGED = {"Null": {f"aws:ResourceTag/{TAG}": "false"}}
 _TAGGING = {"Null": {f"aws:RequestTag/{TAG}": "false"}}
+_PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
 _CREATING = (
     "CreateFleet",
     "RunInstances",
@@ -45,7 +46,7 @@ class Scope:
     condition: Mapping[str, object] = field(default_factory=dict)
 
 
-LOOK = Scope("Look", "everything: IAM knows no limits here")
+LOOK = Scope("Look", "all")
 PARAMETERS = Scope("PublicParameters", "AWS's own parameters", ("ssm:*::parameter/aws/service/*",))
 OWN_IMAGE = Scope("OwnImage", "the account's parameters", ("ssm:*:*:parameter/*",))
 LAUNCH = Scope(
@@ -181,12 +182,17 @@ def needs(options: Options) -> list[Need]:
     ]
 
 
+def partition_of(region: str) -> str:
+    """What the ARNs of a region begin with; "aws" where there is none yet."""
+    return next((name for start, name in _PARTITIONS.items() if region.startswith(start)), "aws")
+
+
 def policy(wanted: Sequence[Need], partition: str = "aws") -> dict[str, object]:
     """The least policy that allows *wanted*, as IAM reads it.
 
     Args:
         wanted: rows of the table.
-        partition: what ARNs begin with: "aws", "aws-cn", "aws-us-gov".
+        partition: as `partition_of` tells it.
     """
     by_scope: dict[str, list[Need]] = {}
     for need in wanted:

@@ -8,6 +8,7 @@ means, and its own end, which AWS makes the instance's.
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -25,6 +26,7 @@ from bigm.systems.ec2.fleet import Fleet, Order, Outcome, as_fault, check_purcha
 from bigm.systems.ec2.gathering import Gathering
 from bigm.systems.ec2.labels import Labels, of_any, of_cluster, parse_tags
 from bigm.systems.ec2.options import DEFAULT_TYPES, PORT, Options
+from bigm.systems.ec2.policy import needs, partition_of, policy
 from bigm.systems.ec2.states import Seen, read_instance
 from bigm.systems.ec2.userdata import render
 
@@ -136,6 +138,13 @@ class Ec2(System):
 
     def doctor(self) -> Iterator[Finding]:
         return iter(())
+
+    def policy(self) -> str:
+        try:
+            region = self._account.region
+        except ConfigError:  # one that has no region yet may have a policy
+            region = ""
+        return json.dumps(policy(needs(self._options), partition_of(region)), indent=2)
 
     def close(self) -> None:
         if self._fleet is None or self._given_up.is_set():
