@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from bigm.errors import BigmError
+from bigm.errors import BigmError, ConfigError
 from bigm.systems.ec2.faults import no_region, translate
 from bigm.systems.ec2.options import Options
 
@@ -121,7 +121,10 @@ class Account:
         with self._lock:  # boto3's session is not made for several threads; its clients are
             client = self._clients.get((service, once))
             if client is None:
-                client = session.client(service, region_name=region, config=_config(once))
+                try:
+                    client = session.client(service, region_name=region, config=_config(once))
+                except ValueError as error:
+                    raise ConfigError(f"AWS's settings are wrong: {error}", hint="is AWS_ENDPOINT_URL set?") from error
                 self._clients[service, once] = client
         return client
 
