@@ -28,6 +28,7 @@ class Cause(str, enum.Enum):
     SLEPT = "slept"
     DRIVER = "driver"
     LIFETIME = "lifetime"
+    COST = "cost"
     AGENT_LOST = "agent-lost"
     GONE = "gone"
 
@@ -58,6 +59,7 @@ _SENTENCES = {
     Cause.SLEPT: "the driver's computer slept longer than the lease",
     Cause.DRIVER: "the driver ended",
     Cause.LIFETIME: "its maximum lifetime is over",
+    Cause.COST: "the run has reached its maximum cost",
     Cause.AGENT_LOST: "its agent is gone",
     Cause.GONE: "its instance is gone",
 }

@@ -21,8 +21,9 @@ from bigm.authority import Authority
 from bigm.board import Board, in_thread, start_thread
 from bigm.bundles import Bundles
 from bigm.clock import Clock
+from bigm.costs import Budget, now
 from bigm.ending import Leftover as Leftover
-from bigm.ending import end, owned_machines
+from bigm.ending import end, owned_machines, prove
 from bigm.errors import (
     BigmError,
     BootError,
@@ -147,6 +148,13 @@ class Cluster(Groups):
             clock=clock,
             pool=pool,
         )
+        self._budget = Budget(
+            settings.max_cost,
+            self._session.costs,
+            after=clock.after,
+            warn=self._session.terminal.warn,
+            over=lambda text: pool.submit(self._end_for_cost, text),
+        )
         self._launcher = Launcher(
             self.name,
             system,
@@ -154,6 +162,7 @@ class Cluster(Groups):
             authority=self._authority,
             run=self._session.run,
             terminal=self._session.terminal,
+            budget=self._budget,
         )
         self._common = Common(
             name=self.name,
@@ -291,7 +300,7 @@ class Cluster(Groups):
             on_worker_death=on_worker_death,
             bundled=self._bundles.are_needed(bundle),
         )
-        self._session.terminal.phase(f"starting {counted(count)} on {self._system.name}")
+        self._launcher.announce(count)
         stewards = self._launch_with(count, least, plan, bundle) if plan.bundled else self._launch(count, plan, least)
         for steward in stewards:
             steward.begin()
@@ -640,6 +649,7 @@ class Cluster(Groups):
             with self._board:
                 if steward.machine._left is None:
                     alive.discard(steward.instance.id)
+                    self._session.costs.ended(steward.instance.id)
                 none = not alive
             if none:
                 self._launcher.settle(batch.launch)
@@ -663,6 +673,10 @@ class Cluster(Groups):
                 stewards.append(steward)
             self._stewards += stewards
             self._own.update((steward.machine.addr, steward.machine) for steward in stewards)
+        for instance in batch.instances:
+            price = self._launcher.price if instance.price is None else instance.price
+            self._session.costs.began(instance.id, price, self.id)
+        self._budget.look()
         return stewards
 
     def _start_another(self, like: Machine) -> Machine:
@@ -742,6 +756,14 @@ class Cluster(Groups):
             self._end_at_once()
             raise
 
+    def _end_for_cost(self, text: str) -> None:
+        """The run has cost what it may."""
+        living = [steward for steward in self._stewards if steward.machine._phase < Phase.ENDING]
+        self._session.run.event("cost", cluster=self.name, text=text, machines=len(living))
+        self._session.terminal.warn(f"{text}: ending {counted(len(living))}")
+        for steward in living:
+            steward.stop(Cause.COST, text)
+
     def _end_at_once(self) -> None:
         self._session.terminal.warn("interrupted again: ending the machines at once")
         self._system.close()
@@ -772,6 +794,18 @@ class Cluster(Groups):
 
     def _see_what_is_left(self) -> None:
         self._left = self._leftovers()
+        left = {leftover.machine for leftover in self._left}
+        for steward in self._stewards:
+            if steward.machine not in left:
+                self._session.costs.ended(steward.instance.id)
+        if self._system.capabilities.prices and self._launcher.since is not None:
+            self._prove_the_end(self._launcher.since)
+
+    def _prove_the_end(self, since: float) -> None:
+        left, text = prove(self._system, now() - since, cost := self._session.costs.total(self.id))
+        self._session.run.event("left", cluster=self.name, instances=left, cost=cost)
+        say = self._session.terminal.phase if left == [] else self._session.terminal.warn
+        say(text)
 
     def _leftovers(self) -> list[Leftover]:
         """Ask the system about machines that are not known to have ended; settle the journal as far as can be."""

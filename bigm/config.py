@@ -33,7 +33,12 @@ FLAGS_VARIABLE = "BIGM_FLAGS"
 DEFAULT = "default"
 
 # Of `bigm run`, that are not named as what they set.
-_OPTIONS = {"bundle.rehearse": "--bundle", "bundle.requirements": "--requirements", "ssh.hosts": "--hosts"}
+_OPTIONS = {
+    "bundle.rehearse": "--bundle",
+    "bundle.requirements": "--requirements",
+    "ssh.hosts": "--hosts",
+    "timeouts.lifetime": "--max-lifetime",
+}
 
 # What bigm itself passes through the environment, and is no setting.
 _NOT_SETTINGS = {FLAGS_VARIABLE, "BIGM_HOME", "BIGM_PROFILE", "BIGM_MACHINE"}
@@ -109,12 +114,20 @@ def _procs(value: object) -> int | str:
     return "all" if value == "all" else _whole(1)(value)
 
 
+def _amount(value: object) -> float:
+    amount = float(str(value).strip().removeprefix("$"))
+    if isinstance(value, bool) or not 0 < amount < float("inf"):
+        raise ValueError
+    return amount
+
+
 TEXT = Kind("text", _text)
 TRUTH = Kind("true or false", _truth)
 WHOLE = Kind("a whole number", _whole(-(2**63)))
 COUNT = Kind("a whole number from 1", _whole(1))
 SECONDS = Kind('seconds, as in 90, "90 s", "10 min" or "24 h"', _quantity(_SECONDS), "seconds")
 BYTES = Kind('bytes, as in 1048576 or "64 MiB"', lambda value: int(_quantity(_BYTES)(value)), "bytes")
+DOLLARS = Kind("US dollars, as in 5 or 0.50", _amount, "US dollars")
 LIST = Kind("a list of texts", _list)
 PROCS = Kind('a whole number from 1, or "all"', _procs)
 OUTPUTS = _choice("stderr", "stdout", "off")
@@ -181,6 +194,9 @@ class Settings:
     )
     procs: int | Literal["all"] = _key(
         1, PROCS, 'workers on each machine where the program does not say; "all": one for each CPU the machine may use'
+    )
+    max_cost: float | None = _key(
+        None, DOLLARS, "at this estimated cost the run's machines are ended; at four fifths of it there is a warning"
     )
     python: str = _key(
         "",

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bigm.board import Board
-from bigm.errors import BigmError, ConfigError, DeadlineExceeded
+from bigm.costs import dollars, took
+from bigm.errors import BigmError, ConfigError, DeadlineExceeded, SystemFault
 from bigm.lifecycle import Cause, Phase, State
 from bigm.machine import Machine, several
+from bigm.systems.base import ENDED, System
 from bigm.timeouts import Timeouts
 
 
@@ -53,6 +55,25 @@ def end(machines: list[Machine], board: Board, limits: Timeouts, timeout: float 
     return [
         Leftover(machine, _why_left(machine, time.monotonic() - begun)) for machine in machines if _is_left(machine)
     ]
+
+
+def prove(system: System, seconds: float, cost: float | None) -> tuple[list[str] | None, str]:
+    """Ask whoever bills for the machines of a cluster that has ended: what costs money must not be left to trust.
+
+    Args:
+        system: closed.
+        seconds: that the cluster lived.
+        cost: US dollars that it has cost, about, or None.
+    Returns:
+        the instances that are still there, or None where nobody can tell, and the sentence for the user.
+    """
+    try:
+        left = [instance.id for instance in system.describe() if instance.state != ENDED]
+    except SystemFault as error:
+        return None, f"{system.name} could not be asked whether machines are left: {error}"
+    count = f"{len(left)} machine{'s'[: len(left) != 1]} left"
+    text = ", ".join([count, took(seconds), *([] if cost is None else [dollars(cost)])])
+    return left, f"{text}; still there: {', '.join(left)}" if left else text
 
 
 def _await_executors(machines: list[Machine], board: Board, timeout: float) -> None:

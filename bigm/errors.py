@@ -119,7 +119,7 @@ class MachineStopped(WireError):
     def __init__(self, message: str = "", *, cause: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.cause = cause
-        if cause == "lifetime":
+        if cause in ("lifetime", "cost"):
             self.exit_code = 79
 
 

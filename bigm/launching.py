@@ -15,12 +15,16 @@ from dataclasses import dataclass, replace
 from bigm.authority import Authority
 from bigm.bootstrap.records import Launch
 from bigm.config import Settings
-from bigm.errors import BigmError, BootError, ConfigError, SystemFault
+from bigm.costs import Budget, dollars, now, promptly
+from bigm.errors import BigmError, BootError, ConfigError, MachineStopped, SystemFault
+from bigm.lifecycle import Cause
 from bigm.rpc.tls import Credentials
 from bigm.runs import Run
 from bigm.systems.base import Instance, Launched, Spec, System
 from bigm.terminal import Terminal
 
+_PRICED = 2.0  # seconds that a launch waits for what it will cost, which is only told
+_PRICED_SURELY = 30.0  # the same where there is a limit to keep
 _SOON = 0.5  # seconds that a launch waits for a bundle that may be there already; to make one may take a minute
 
 
@@ -67,12 +71,23 @@ class Launcher:
         authority: its certificate maker.
         run: keeps journal and events.
         terminal: what the user sees.
+        budget: what the run may cost.
     Attributes:
+        price: dollars an hour for a machine, as the last estimate has it; None where nobody knows.
+        since: when the first launch began, by the clock of `bigm.costs`; None before.
         unsettled: the launches of which something may be left.
     """
 
     def __init__(
-        self, name: str, system: System, settings: Settings, *, authority: Authority, run: Run, terminal: Terminal
+        self,
+        name: str,
+        system: System,
+        settings: Settings,
+        *,
+        authority: Authority,
+        run: Run,
+        terminal: Terminal,
+        budget: Budget,
     ) -> None:
         self._name = name
         self._system = system
@@ -80,7 +95,10 @@ class Launcher:
         self._authority = authority
         self._run = run
         self._terminal = terminal
+        self._budget = budget
         self._launches = 0
+        self.price: float | None = None
+        self.since: float | None = None
         self.unsettled: set[str] = set()
 
     def __repr__(self) -> str:
@@ -89,6 +107,33 @@ class Launcher:
     def spec(self) -> Spec:
         """What kind of machine is wanted."""
         return Spec(python=sys.executable, options=self._settings.systems.get(self._system.name, {}))
+
+    def announce(self, count: int) -> None:
+        """Say what is about to be launched, and what it costs.
+
+        Raises:
+            MachineStopped: the run has cost what it may.
+            ConfigError: it is not to cost more than so much, and nobody knows what machines cost.
+        """
+        self._check_budget()
+        said, system = f"starting {machines(count)} on {self._system.name}", self._system
+        if system.capabilities.prices:
+            patience = _PRICED if self._budget.limit is None else _PRICED_SURELY
+            spec = self.spec()
+            offer, cost = promptly(lambda: (system.offer(spec), system.estimate(count, spec)), patience) or ("", None)
+            self.price = None if cost is None else cost / count
+            words = [offer, "" if cost is None else f"about {dollars(cost)} an hour"]
+            said = f"{said}: {', '.join(filter(None, words))}" if any(words) else said
+        if self._budget.limit is not None and self.price is None and not system.capabilities.local:
+            raise ConfigError(
+                f"the run may cost {dollars(self._budget.limit)}, and what machines on {system.name} cost is not known",
+                hint="start it without max_cost, and limit it by --max-lifetime",
+            )
+        self._terminal.phase(said)
+
+    def _check_budget(self) -> None:
+        if self._budget.reached:
+            raise MachineStopped(f"no machine is started any more: {self._budget.sentence}", cause=Cause.COST)
 
     def least(self, count: int, wanted: int | None) -> int:
         """How many of *count* there must be, where `Cluster.start` was given *wanted*: else as configured, else one.
@@ -111,7 +156,10 @@ class Launcher:
             digest: of the bundle they are to run, where it is known already.
         Raises:
             SystemFault: fewer than *least* could be launched.
+            MachineStopped: the run has cost what it may.
         """
+        self._check_budget()
+        self.since = now() if self.since is None else self.since
         spec = replace(self.spec(), title=self._title(digest))
         self._launches += 1
         launch = f"{self._authority.cluster}-{self._launches}"

@@ -89,6 +89,10 @@ class MachineInfo:
     maxprocs: int = 0
     memory: int = 0
 
+    def cost(self, now: float) -> float | None:
+        """US dollars until its end, or until *now* (wall clock) where it has none; None without a price."""
+        return None if self.price is None else self.price * max(0.0, (self.until or now) - self.since) / 3600
+
     def orphaned(self) -> MachineInfo:
         """The same after its driver died without a word, as far as can be seen from the driver's computer.
 
@@ -118,6 +122,7 @@ class RunInfo:
         ended: wall clock, or 0 while it has not said that it ended.
         status: exit status, or None.
         error: what ended it, in words, or "".
+        cost: US dollars that its machines have cost, about, once it has ended; None where they have no prices.
     """
 
     id: str
@@ -134,6 +139,7 @@ class RunInfo:
     ended: float = 0.0
     status: int | None = None
     error: str = ""
+    cost: float | None = None
     folder: Path = field(default_factory=Path)
 
     @property
@@ -236,9 +242,10 @@ class Run:
                 self._logs[machine] = LogWriter(self.folder / "logs" / f"{machine}.log", self._said)
             return self._logs[machine]
 
-    def finish(self, status: int | None, error: str = "") -> None:
+    def finish(self, status: int | None, error: str = "", cost: float | None = None) -> None:
         """Say that the run has ended, and how; then remove the oldest runs. May be said again: the last word counts."""
-        self.info = replace(self.info, ended=time.time(), status=status, error=error)
+        cost = None if cost is None else round(cost, 6)
+        self.info = replace(self.info, ended=time.time(), status=status, error=error, cost=cost)
         self._save(self.info)
         prune(self.folder.parent, self._keep)
 

@@ -23,6 +23,7 @@ from typing import Any, NoReturn, Protocol
 
 from bigm import notebook
 from bigm.config import Settings
+from bigm.costs import Ledger
 from bigm.errors import BigmError, CallError, ServiceError
 from bigm.groups import GroupError
 from bigm.rpc import interrupts
@@ -103,6 +104,7 @@ class Session:
         self.pid = os.getpid()
         self.terminal = Terminal.of(settings)
         self.run = Run.create(settings, program(), sys.argv[1:], warn=self.terminal.warn)
+        self.costs = Ledger()
         self._clusters: list[Endable] = []
         self._names: set[str] = set()
         self._output: Output | None = None
@@ -207,10 +209,10 @@ class Session:
             self._end_now(exit_status(error))
         finally:
             if self.run.folder.is_dir():  # not removed meanwhile, as a test's is
-                self.run.finish(self._status, self._error)
+                self.run.finish(self._status, self._error, self.costs.total())
 
     def _end_now(self, status: int) -> NoReturn:
-        self.run.finish(status, "interrupted")
+        self.run.finish(status, "interrupted", self.costs.total())
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()

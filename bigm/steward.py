@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 _LOOK_FIRST = 0.02  # seconds after which a broken watch is tried again; doubled from there
 _LOOK_MOST = 5.0
+_SAID = (Cause.CANCELLED, Cause.COST)  # by whoever ends machines for it, once for all of them
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,14 @@ class Steward:
 
     def begin(self) -> None:
         """Start the machine, whose instance is launched."""
+        self._common.leases.clock.after(self._common.timeouts.lifetime, self._outlived)
         self.push(Event.START)
         self.push(Event.LAUNCHED)
+
+    def _outlived(self) -> None:
+        """Its time is over. The agent ends by that as well, and so does what the provider knows of it."""
+        text = f"its lifetime of {self._common.timeouts.lifetime:g} s is over"
+        self._soon(Event.DIED, Cause.LIFETIME, self._stopped(Cause.LIFETIME, text))
 
     def bring(self, plan: Plan) -> None:
         """What the machine is to run, with its bundle, which was made while it was launched. Before `begin`."""
@@ -185,9 +192,9 @@ class Steward:
         for action in actions:
             self._perform(action)
 
-    def stop(self, cause: Cause) -> None:
-        """End the machine, because the user wants it."""
-        error = None if cause is Cause.SHUTDOWN else self._stopped(cause)
+    def stop(self, cause: Cause, text: str = "") -> None:
+        """End the machine, because the user wants it, or has wanted it for this case."""
+        error = None if cause is Cause.SHUTDOWN else self._stopped(cause, text)
         self.push(Event.STOP, cause, error)
 
     def _soon(self, *push: Any) -> None:
@@ -211,7 +218,7 @@ class Steward:
     def _tell(self, phase: Phase) -> None:
         machine, cause = self.machine, self.machine.cause
         terminal = self._common.output.terminal
-        if phase is Phase.ENDING and machine.error is not None and cause is not Cause.CANCELLED:
+        if phase is Phase.ENDING and machine.error is not None and cause not in _SAID:
             terminal.warn(str(machine.error))
         elif phase is not Phase.ENDED:
             terminal.detail(f"machine {machine.addr} {phase.state}")

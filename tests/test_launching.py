@@ -65,7 +65,7 @@ def test_a_run_tells_kind_zone_and_price_of_each_machine(capsys: pytest.CaptureF
     assert (machine.maxprocs, True) == (told.maxprocs, told.memory > 2**20)
     ps(str(folder), everything=False, as_json=False)
     [head] = [line.split() for line in capsys.readouterr().out.splitlines() if "MACHINE " in line]
-    assert ["MACHINE", "STATE", "ADDRESS", "CPUS", "MEMORY", "TYPE", "ZONE", "UPTIME", "CAUSE"] == head
+    assert ["MACHINE", "STATE", "ADDRESS", "CPUS", "MEMORY", "TYPE", "ZONE", "UPTIME", "COST", "CAUSE"] == head
     ps(str(folder), everything=False, as_json=True)
     [run] = json.loads(capsys.readouterr().out)
     assert "m0.tiny" in [one["type"] for one in run["machines"]]

@@ -13,13 +13,16 @@ from bigm.errors import ConfigError
 ALSO_AFTER = ("--system", "--nmach", "--procs")
 WITH_VALUE = (
     *ALSO_AFTER,
-    *("--min-mach", "--name", "--machine-output", "--profile", "--python", "--hosts", "--requirements"),
+    *("--min-mach", "--max-cost", "--max-lifetime"),
+    *("--name", "--machine-output", "--profile", "--python", "--hosts", "--requirements"),
 )
 MODULE = "-m"
 
 # Those before PROGRAM alone that may be missed behind it, and the variables that say the same.
 BEFORE = {
     "--min-mach": "BIGM_MIN_MACH",
+    "--max-cost": "BIGM_MAX_COST",
+    "--max-lifetime": "BIGM_TIMEOUTS_LIFETIME",
     "--hosts": "BIGM_SSH_HOSTS",
     "--bundle": "BIGM_BUNDLE_REHEARSE",
     "--requirements": "BIGM_BUNDLE_REQUIREMENTS",

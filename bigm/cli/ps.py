@@ -15,13 +15,15 @@ from bigm.cli.found import facts, say_overlooked, show
 from bigm.cli.systems import chosen
 from bigm.cli.tables import duration, print_table, size, without_empty
 from bigm.config import load
+from bigm.costs import dollars
 from bigm.errors import SystemFault
 from bigm.leftovers import find_all
 from bigm.runs import DIED, ENDED, RUNNING, MachineInfo, RunInfo, list_runs, read_run
 
 _SHOWN = 10  # ended runs that are listed without --all
 _QUIET_ENDS = ("", "shutdown")
-_HEAD = ("MACHINE", "STATE", "ADDRESS", "CPUS", "MEMORY", "TYPE", "ZONE", "UPTIME", "CAUSE")
+_RUNS = ("RUN", "STATE", "SYSTEM", "MACHINES", "STARTED", "TOOK", "COST")
+_HEAD = ("MACHINE", "STATE", "ADDRESS", "CPUS", "MEMORY", "TYPE", "ZONE", "UPTIME", "COST", "CAUSE")
 _ALWAYS = ("MACHINE", "STATE", "ADDRESS", "UPTIME", "CAUSE")  # the others where one of the machines has something
 
 
@@ -58,10 +60,7 @@ def ps(
         print(f"there are no runs in {folder}")
         return
     machines = {run.id: run.machines() for run in runs}
-    print_table(
-        ("RUN", "STATE", "SYSTEM", "MACHINES", "STARTED", "TOOK"),
-        [_row(run, machines[run.id]) for run in reversed(runs)],
-    )
+    print_table(*without_empty(_RUNS, [_row(run, machines[run.id]) for run in reversed(runs)], keep=_RUNS[:-1]))
     for run in reversed(runs):
         shown = [m for m in machines[run.id] if which or run.state == RUNNING or m.cause not in _QUIET_ENDS]
         if shown:
@@ -81,22 +80,50 @@ def _ask(name: str | None, hosts: str | None, *, as_json: bool) -> None:
 
 
 def _facts(run: RunInfo) -> dict[str, object]:
-    machines = [asdict(machine) for machine in run.machines()]
-    return {**asdict(run), "folder": str(run.folder), "state": run.state, "machines": machines}
+    machines = run.machines()
+    listed = [{**asdict(machine), "cost": _cost_of(run, machine)} for machine in machines]
+    return {
+        **asdict(run),
+        "folder": str(run.folder),
+        "state": run.state,
+        "cost": _cost(run, machines),
+        "machines": listed,
+    }
+
+
+def _end_of(run: RunInfo, machine: MachineInfo) -> float:
+    """When a machine ended, or now; 0 where nobody knows."""
+    return machine.until or run.ended or (time.time() if run.state == RUNNING else 0.0)
+
+
+def _cost_of(run: RunInfo, machine: MachineInfo) -> float | None:
+    end = _end_of(run, machine)
+    return machine.cost(end) if end else None
+
+
+def _cost(run: RunInfo, machines: Sequence[MachineInfo]) -> float | None:
+    """Dollars of a run: as it said at its end, else of its machines so far."""
+    costs = [cost for machine in machines if (cost := _cost_of(run, machine)) is not None]
+    return run.cost if run.cost is not None else sum(costs) if costs else None
+
+
+def _dollars(cost: float | None) -> str:
+    return "" if cost is None else dollars(cost)
 
 
 def _row(run: RunInfo, machines: Sequence[MachineInfo]) -> tuple[str, ...]:
     state = f"exit {run.status}" if run.state == ENDED and run.status is not None else run.state
     now = time.time()
     took = duration((run.ended or now) - run.started) if run.state in (RUNNING, ENDED) else ""
-    return run.id, state, run.system, str(len(machines)), f"{duration(now - run.started)} ago", took
+    cost = _dollars(_cost(run, machines))
+    return run.id, state, run.system, str(len(machines)), f"{duration(now - run.started)} ago", took, cost
 
 
 def _machine_row(run: RunInfo, machine: MachineInfo) -> tuple[str, ...]:
     state, cause = machine.state, machine.text.removeprefix(f"machine {machine.addr} stopped: ") or machine.cause
     if run.state == DIED and not machine.cause:
         state, cause = "unknown", "its driver died; it ends with its lease at the latest"
-    end = machine.until or run.ended or (time.time() if run.state == RUNNING else 0.0)
+    end = _end_of(run, machine)
     uptime = duration(end - machine.since) if end else ""
     return (
         machine.machine,
@@ -107,5 +134,6 @@ def _machine_row(run: RunInfo, machine: MachineInfo) -> tuple[str, ...]:
         f"{machine.type} (spot)" if machine.spot else machine.type,
         machine.zone,
         uptime,
+        _dollars(_cost_of(run, machine)),
         cause.strip().partition("\n")[0],  # the rest: --json
     )

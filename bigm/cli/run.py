@@ -61,6 +61,12 @@ def run(
     min_mach: Annotated[
         str | None, typer.Option(metavar="K", help="With fewer machines than these there is no start.")
     ] = None,
+    max_cost: Annotated[
+        str | None, typer.Option(metavar="DOLLARS", help="End the machines when the run has cost about this much.")
+    ] = None,
+    max_lifetime: Annotated[
+        str | None, typer.Option(metavar="TIME", help='End each machine at this age, as in "2 h", whatever happens.')
+    ] = None,
     hosts: Annotated[
         str | None, typer.Option(metavar="A,B*4", help="Over ssh, on these hosts: B with up to four machines.")
     ] = None,
@@ -95,6 +101,8 @@ def run(
         "system": system_of(system, hosts),
         "nmach": nmach,
         "min_mach": min_mach,
+        "max_cost": max_cost,
+        "timeouts.lifetime": max_lifetime,
         "procs": procs,
         "ssh.hosts": hosts,
         "name": name,

@@ -248,6 +248,10 @@ class System(abc.ABC):
         """What the instance last said by itself: console output, an agent's standard error. May be ""."""
         return ""
 
+    def offer(self, spec: Spec) -> str:
+        """What kind of machine `launch` asks for, in words ("m7i-flex.large, spot"), or "". Never fails a launch."""
+        return ""
+
     def estimate(self, n: int, spec: Spec) -> float | None:
         """US dollars an hour for *n* instances, or None where that is not known. Never fails a launch."""
         return None
