@@ -7,7 +7,6 @@ which is when nothing of it is left.
 from __future__ import annotations
 
 import copy
-import getpass
 import sys
 import threading
 from dataclasses import dataclass, replace
@@ -213,7 +212,7 @@ class Launcher:
 
     def _title(self, digest: str) -> str:
         info = self._run.info
-        return " ".join(word for word in (_user(), info.program, digest[:12], *info.argv) if word)
+        return " ".join(word for word in (info.program, digest[:12], *info.argv) if word)
 
     def _record(self, launch: str, asked: int, launched: int, text: str) -> None:
         self._run.event("launch", launch=launch, cluster=self._name, asked=asked, launched=launched, text=text)
@@ -240,13 +239,6 @@ class Launcher:
 def machines(count: int) -> str:
     """So many, in words."""
     return f"{count} machine{'s'[: count != 1]}"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a user without a name, as in many containers
-        return ""
 
 
 def _agent_digest() -> str:

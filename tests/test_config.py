@@ -207,6 +207,8 @@ def test_the_example_has_every_key_and_says_the_defaults(place: Place) -> None:
     given_keys = {key.name for key in general_keys() if settings.origin(key.name) != "default"}
     unset = {
         "nmach",
+        "min_mach",
+        "max_cost",
         "name",
         "python",
         "bundle.include",
@@ -222,7 +224,7 @@ def test_the_example_has_every_key_and_says_the_defaults(place: Place) -> None:
 def test_every_key_says_what_it_is() -> None:
     assert all(key.what and key.what == key.what.strip(" .") for key in general_keys())
     sections = len(Timeouts.__dataclass_fields__) + len(Bundling.__dataclass_fields__)
-    assert len({key.name for key in general_keys()}) == sections + 9
+    assert len({key.name for key in general_keys()}) == sections + 11
 
 
 def test_importing_it_costs_no_library() -> None:

@@ -71,14 +71,13 @@ def test_a_run_tells_kind_zone_and_price_of_each_machine(capsys: pytest.CaptureF
     assert "m0.tiny" in [one["type"] for one in run["machines"]]
 
 
-def test_what_a_system_calls_its_instances_is_user_program_and_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOGNAME", "ada")
+def test_a_system_is_told_program_and_arguments_as_the_title_of_its_instances() -> None:
     system = Priced()
     with bigm.start(system) as cluster:
         cluster.start(1, services={"C": Counter()})
         info = cluster._session.run.info
     [spec] = system.specs
-    assert " ".join(["ada", info.program, *info.argv]) == spec.title
+    assert " ".join([info.program, *info.argv]) == spec.title
 
 
 def test_the_digest_of_a_bundle_that_is_made_soon_is_in_the_title() -> None:
