@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from bigm.rpc import interrupts
+
 if TYPE_CHECKING:
     import asyncio  # whoever awaits has it; a driver that does not need not pay for it
-
-_WAKE = 0.25  # seconds
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,7 +29,7 @@ class Board(threading.Condition):
         self._listeners: set[_Listener] = set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        return super().wait(_WAKE if timeout is None else min(timeout, _WAKE))
+        return super().wait(interrupts.WAKE if timeout is None else min(timeout, interrupts.WAKE))
 
     def notify_all(self) -> None:
         super().notify_all()

@@ -18,13 +18,13 @@ from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, Protocol, TypeVar, Union
 
 from bigm.errors import BigmError, ConfigError, DeadlineExceeded
+from bigm.rpc import interrupts
 from bigm.timeouts import check_timeout
 
 if TYPE_CHECKING:
     import asyncio
 
 Future = concurrent.futures.Future
-_WAKE = 0.25  # seconds
 _SHOWN = 5  # failures that a message tells; the others are counted
 
 if sys.version_info >= (3, 11):
@@ -306,7 +306,7 @@ def _wait(calls: Collection[Future[Any]], deadline: Optional[float]) -> set[Futu
     It wakes by itself now and then, because Python may lose a Ctrl-C for as long as the main thread waits.
     """
     while True:
-        left = _WAKE if deadline is None else min(_WAKE, deadline - time.monotonic())
+        left = interrupts.WAKE if deadline is None else min(interrupts.WAKE, deadline - time.monotonic())
         done, _ = concurrent.futures.wait(calls, max(0.0, left), concurrent.futures.FIRST_COMPLETED)
         if done or left <= 0:
             return done
