@@ -44,6 +44,7 @@ from bigm.plan import Plan, make_plan
 from bigm.pool import Pool
 from bigm.program import is_driver, share_main
 from bigm.progress import Wait
+from bigm.rpc import interrupts
 from bigm.rpc.codec import Home
 from bigm.session import Session, can_start_threads, program, session, tell_errors_plainly
 from bigm.sharing import Shared, Sharing
@@ -214,7 +215,8 @@ class Cluster(Groups):
     ) -> None:
         """End all machines in a thread, while the loop goes on. Cancelled meanwhile, it ends them at once.
 
-        Ctrl-C cancels the main task of `asyncio.run`, the first time on the way here, the second time here.
+        Ctrl-C cancels the main task of `asyncio.run`, the first time on the way here, the second time here. The loop
+        wakes by itself now and then, for the reason that `Board` does.
         """
         import asyncio  # whoever awaits has it; a driver that does not need not pay for it
 
@@ -222,13 +224,18 @@ class Cluster(Groups):
             self._session.ends_with(error)
         self._cancelled = isinstance(error, asyncio.CancelledError)
         cancelled: asyncio.CancelledError | None = None
-        ended = asyncio.wrap_future(start_thread(f"bigm-shutdown {self.name}", self.shutdown))
-        while not ended.done():
-            try:
-                await asyncio.wait([ended])
-            except asyncio.CancelledError as again:
-                cancelled = again
-                self._hurry()
+        try:
+            ended = asyncio.wrap_future(start_thread(f"bigm-shutdown {self.name}", self.shutdown))
+            while not ended.done():
+                try:
+                    await asyncio.wait([ended], timeout=interrupts.WAKE)
+                except asyncio.CancelledError as again:
+                    cancelled = again
+                if cancelled is not None:
+                    self._hurry()
+        except BaseException:  # a second signal that was raised in here, and whatever became of it
+            self._hurry()
+            raise
         self._session.restore_signals()
         if cancelled is not None:
             raise cancelled

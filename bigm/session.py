@@ -190,7 +190,9 @@ class Session:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        raise SystemExit(128 + number)
+        error = SystemExit(128 + number)
+        self.ends_with(error)  # where it cancels tasks, clusters see no more of it than that
+        raise error
 
     # --- the end
 

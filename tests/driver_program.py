@@ -12,6 +12,7 @@ import time
 
 import bigm
 from cluster_services import Mortal
+from waiting import eventually
 
 
 def main(how: str, lease: float) -> None:
@@ -66,12 +67,24 @@ async def awaiting(how: str, settings: dict[str, object]) -> None:
         machines = await cluster.astart(2, services={"M": Slow() if "slowly" in sys.argv else Mortal()})
         await cluster.await_state(timeout=30.0)
         print(*await cluster.agather(machine.acall("M.pid") for machine in machines), flush=True)
+        if how == "await-aside":
+            threading.Thread(target=press_aside).start()
         if how == "await-call":
             await machines[0].acall("M.sleep", 60.0)
         elif how == "await-exit":
             sys.exit(7)
         else:
             await asyncio.sleep(60.0)
+
+
+def press_aside() -> None:
+    """Once the cluster ends, Ctrl-C as it comes in the moment before the loop waits: Python notes it, and waits on."""
+    ends = eventually(lambda: [each for each in threading.enumerate() if each.name.startswith("bigm-shutdown")], 60.0)
+    loop = threading.main_thread().ident
+    eventually(lambda: not ends[0].is_alive() or sys._current_frames()[loop].f_code.co_name == "select")
+    signal.pthread_kill(
+        threading.get_ident(), signal.SIGINT
+    )  # this thread's system call is interrupted, not the loop's
 
 
 class Slow(Mortal):
