@@ -1,4 +1,6 @@
-"""Waiting for what machines become: threads wait on a `Board`, coroutines on the same without blocking their loop."""
+"""Waiting for what machines become: threads wait on a `Board`, coroutines on the same without blocking their loop,
+and nobody at all where the last of several answers goes on (`Countdown`).
+"""
 
 from __future__ import annotations
 
@@ -112,3 +114,20 @@ def start_thread(
 
     threading.Thread(target=run, name=name).start()
     return future
+
+
+class Countdown:
+    """Calls a function when it was counted down to nothing."""
+
+    def __init__(self, count: int, done: Callable[[], None]) -> None:
+        self._count = count
+        self._done = done
+        self._lock = threading.Lock()
+
+    def one_less(self) -> None:
+        """Count; any thread."""
+        with self._lock:
+            self._count -= 1
+            last = self._count == 0
+        if last:
+            self._done()

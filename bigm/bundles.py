@@ -168,6 +168,7 @@ class Bundles:
             keep=wishes.keep,
             python=own if can.local and not settings.python else "",
             wanted=settings.python,
+            notices=can.notice > 0,
             supplies=Supply(settings.home, wishes.mirror, terminal.phase, stall=stall),
         )
         return Shipping(

@@ -10,9 +10,9 @@ An id begins with the time (UTC) and so sorts by it. The `source` of a line is "
 remark of bigm's own about the log; `o` and `e` tell standard output from standard error; the text is the bytes as they
 came. A machine's state is told by the events named "machine" (fields machine, state, addr, procs, cause, text), of
 which the latest counts, with what is known of its instance (fields instance, type, zone, spot, price), its agent by
-"enrolled" (fields machine, pid, local, maxprocs, memory), the deaths and returns of workers that are started anew by
-"worker" (fields machine, proc, state, cause, text). A run whose process is gone without having written its end has
-died.
+"enrolled" (fields machine, pid, local, maxprocs, memory), what its system announces by "preempted" and "rebalance"
+(fields machine, notice), the deaths and returns of workers that are started anew by "worker" (fields machine, proc,
+state, cause, text). A run whose process is gone without having written its end has died.
 
 Nothing here may end a run: a home that cannot be written to is replaced by a temporary folder, a full disk is said once
 and output that was not kept is counted in the log. One writer, any number of readers, and no locks between them: files
@@ -43,6 +43,8 @@ ENDED = "ended"
 DIED = "died"
 ELSEWHERE = "elsewhere"
 
+_OF_MACHINES = ("machine", "enrolled", "preempted", "rebalance")  # events that tell of one how it is
+
 MAX_LINE = 2**20  # bytes after which a line without an end is cut: some bound must keep memory small
 _POLL = 0.2  # seconds between two looks at a live run's files: a person reads along
 
@@ -69,6 +71,7 @@ class MachineInfo:
         price: US dollars an hour, or None where that is not known.
         maxprocs: CPUs it has, or 0.
         memory: bytes it has, or 0.
+        notice: what its system has announced for it, in words, or "".
     """
 
     machine: str
@@ -88,6 +91,7 @@ class MachineInfo:
     price: float | None = None
     maxprocs: int = 0
     memory: int = 0
+    notice: str = ""
 
     def cost(self, now: float) -> float | None:
         """US dollars until its end, or until *now* (wall clock) where it has none; None without a price."""
@@ -156,7 +160,7 @@ class RunInfo:
         found: dict[str, MachineInfo] = {}
         known = {item.name for item in fields(MachineInfo)}
         for event in read_events(self.folder):
-            if event.get("event") in ("machine", "enrolled") and event.get("machine"):
+            if event.get("event") in _OF_MACHINES and event.get("machine"):
                 name, when = str(event["machine"]), float(event.get("time", 0.0))
                 before = found.get(name) or MachineInfo(name, since=when)
                 after = replace(before, **{key: value for key, value in event.items() if key in known})

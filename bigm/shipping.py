@@ -73,6 +73,7 @@ class Terms:
         keep: bytes that are kept there of what nobody uses.
         python: path of the interpreter on all machines; "": the setting decides among those found there.
         wanted: the setting.
+        notices: agents are to ask whether their machine will be taken away.
         supplies: gets what machines need that are not as this computer.
     """
 
@@ -82,6 +83,7 @@ class Terms:
     keep: int
     python: str = ""
     wanted: str = ""
+    notices: bool = False
     supplies: Supplies | None = None
 
 
@@ -237,6 +239,8 @@ class Shipping:
             yield from self._call("Agent.put", digest, 0, content, True)
             visit.sent += len(content)
         yield from self._call("Agent.extend", digest)
+        if self._terms.notices:
+            yield from self._call("Installer.watch_notices")
 
     def _open(self, visit: _Visit, need: int) -> Steps[Mapping[str, Any]]:
         opened: Mapping[str, Any] = yield from self._call("Installer.open", self._terms.store, self._terms.keep, need)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bigm.authority import Authority
-from bigm.board import Board
+from bigm.board import Board, Countdown
 from bigm.bootstrap.enrol import open_agent
 from bigm.bootstrap.records import EXITED, SERVING, Info, Report, WorkerSpec, WorkerStatus
 from bigm.bundles import Bundles
@@ -41,6 +41,7 @@ from bigm.machine import Machine
 from bigm.peer import Link
 from bigm.plan import Plan
 from bigm.pool import Pool
+from bigm.preemption import Preemption
 from bigm.restarts import Restarts
 from bigm.rpc.calls import CallFuture
 from bigm.rpc.client import Client
@@ -143,10 +144,18 @@ class Steward:
         self._restarts: Restarts | None = None
         self._statuses: tuple[WorkerStatus, ...] = ()
         self._look_again = _LOOK_FIRST
-        self._notice: float | None = None  # when it will be taken away, monotonic
         link = replace(common.link, connect=lambda _, timeout: common.system.connect(instance, timeout))
         self.machine = Machine(
             f"{instance.locator}/{machine}", link, board=board, stop=self.stop, instance=instance, doubt=self._doubt
+        )
+        self._preemption = Preemption(
+            self.machine,
+            instance,
+            label,
+            run=common.run,
+            terminal=common.output.terminal,
+            clock=common.leases.clock,
+            submit=lambda work: self._in_pool(work, Cause.GONE),
         )
 
     def __repr__(self) -> str:
@@ -434,7 +443,7 @@ class Steward:
             return
         assert self._info is not None
         self._common.sharing.up(self.machine, self._supervisors, self._info.folder)
-        waiting = _Countdown(len(self._supervisors), functools.partial(self._soon, Event.REGISTERED))
+        waiting = Countdown(len(self._supervisors), functools.partial(self._soon, Event.REGISTERED))
         for supervisor in self._supervisors:
             self._one_after_the_other(supervisor, self._registrations(), self._failed_later, waiting.one_less)
 
@@ -443,7 +452,7 @@ class Steward:
         if not setup:
             self.push(Event.READY)
             return
-        waiting = _Countdown(len(self._supervisors), functools.partial(self._soon, Event.READY))
+        waiting = Countdown(len(self._supervisors), functools.partial(self._soon, Event.READY))
         for supervisor in self._supervisors:
             self._one_after_the_other(supervisor, setup, self._failed_later, waiting.one_less)
 
@@ -487,8 +496,8 @@ class Steward:
             if self._plan.restart:
                 self._restarts = self._have_workers_restarted()
                 self._restarts.reported(self._statuses)
-        if self._notice is not None:
-            self._warn_services(self.machine._clients)
+        if self._preemption.is_announced:
+            self._preemption.warn_services(self.machine._clients)
 
     def _succeeded(self, reply: CallFuture, cause: Cause, what: str, lost: _Lost) -> bool:
         """Look at the answer of a step; on the I/O thread. A failure ends the machine; *lost* decides of a lost one."""
@@ -514,9 +523,8 @@ class Steward:
         """The agent's news; on the I/O thread."""
         self._look_again = _LOOK_FIRST
         phase = self.machine._phase
-        if report.notice is not None and self._notice is None and phase < Phase.ENDING:
-            self._notice = time.monotonic() + report.notice
-            self._in_pool(self._preempted, Cause.GONE)
+        if phase < Phase.ENDING:
+            self._preemption.reported(report)
         gone = next((status for status in report.workers if status.state == EXITED), None)
         if report.cause and phase < Phase.ENDING:
             cause = Cause(report.cause)
@@ -529,34 +537,6 @@ class Steward:
             self._soon(Event.DIED, Cause(gone.cause), self._worker_died(gone))
         elif phase is Phase.SPAWNING and [status.state for status in report.workers] == [SERVING] * self.machine.procs:
             self._soon(Event.SPAWNED)
-
-    def _preempted(self) -> None:
-        """The system will take the machine away: say it, to the driver's user, to the program, and to the services."""
-        machine, seconds = self.machine, self._notice_left()
-        self._common.run.event("preempted", machine=self.label, seconds=seconds)
-        warn = self._common.output.terminal.warn
-        warn(f"{self.label}: the system will take it away in {seconds:.0f} s")
-        clients = machine._clients if machine._phase is Phase.SERVING else ()
-        clock, token = self._common.leases.clock, ("notice", self.instance.id)
-        waiting = _Countdown(1 + len(clients), functools.partial(clock.release, token))
-        self._warn_services(clients, waiting.one_less)
-        for error in machine._preempted(seconds):
-            warn(f"{self.label}: on_preempt failed: {type(error).__name__}: {error}")
-        waiting.one_less()
-
-    def _warn_services(self, clients: tuple[Client, ...], done: Callable[[], None] = lambda: None) -> None:
-        def warned(reply: CallFuture) -> None:
-            with contextlib.suppress(BigmError):  # it is gone already
-                for text in reply.result():
-                    self._common.output.terminal.warn(text)
-            done()
-
-        seconds = self._notice_left()
-        for client in clients:
-            client.submit_internal("Supervisor.preempted", (seconds,), done=warned)
-
-    def _notice_left(self) -> float:
-        return 0.0 if self._notice is None else max(0.0, self._notice - time.monotonic())
 
     def _lost_sight(self) -> None:
         """The watch broke; in the pool. Ask the system, else look again, ever more rarely: the lease sets the limit."""
@@ -571,7 +551,7 @@ class Steward:
 
     def _gone(self, reason: str) -> None:
         lease = self.machine._lease
-        expected = Cause.AGENT_LOST if self._notice is None else Cause.GONE
+        expected = Cause.GONE if self._preemption.is_announced else Cause.AGENT_LOST
         cause = self._lease_cause() if lease is not None and lease.overdue else expected
         self.push(Event.DIED, cause, self._stopped(cause, reason))
 
@@ -748,19 +728,3 @@ class _Step:
     timeout: float
     cause: Cause
     what: str
-
-
-class _Countdown:
-    """Calls a function when it was counted down to nothing."""
-
-    def __init__(self, count: int, done: Callable[[], None]) -> None:
-        self._count = count
-        self._done = done
-        self._lock = threading.Lock()
-
-    def one_less(self) -> None:
-        with self._lock:
-            self._count -= 1
-            last = self._count == 0
-        if last:
-            self._done()

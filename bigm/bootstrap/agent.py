@@ -153,6 +153,7 @@ class Agent:
         self._linger_until = 0.0
         self._drained = False
         self._taken: Optional[float] = None  # when the machine will be taken away
+        self._advice = ""
         self._finished = False
         self._ring = Ring(folder, disk_limit=launch.log_ring)
         self._parts = Parts(os.path.join(folder, "parts"))
@@ -264,7 +265,7 @@ class Agent:
             self._parts.get(digest, 0, 1)
             for package in (bigm, bigm.bootstrap, bigm.rpc):
                 package.__path__.append(os.path.join(self._parts.path(digest), *package.__name__.split(".")))
-        importlib.import_module("bigm.bootstrap.installer").serve(self.server, self._folder, self._mark, self.say)
+        importlib.import_module("bigm.bootstrap.installer").serve(self, self._folder, self._mark)
 
     def start_workers(self, specs: Sequence[WorkerSpec]) -> list[WorkerStatus]:
         """Start workers. Returns when they are processes; when they serve, `watch` tells.
@@ -381,6 +382,13 @@ class Agent:
             self._news()
         self.say(f"this machine will be taken away in {notice:g} s")
 
+    def advise(self, text: str) -> None:
+        """It may be better to leave the machine soon: tell the driver."""
+        with self._changed:
+            self._advice = text
+            self._news()
+        self.say(text)
+
     def tick(self) -> float:
         """Do what time calls for; returns the clock's time at which to call again at the latest."""
         now = self._clock()
@@ -473,6 +481,7 @@ class Agent:
                 end_offset=found.end,
                 drained=drained,
                 notice=None if self._taken is None else max(0.0, self._taken - self._clock()),
+                advice=self._advice,
             )
 
     def _is_drained(self, now: float) -> bool:

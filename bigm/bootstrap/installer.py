@@ -13,9 +13,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
-from bigm.bootstrap import folders, pythons, report, trees, trimming, venvs
+from bigm.bootstrap import folders, imds, pythons, report, trees, trimming, venvs
 from bigm.bootstrap.folders import StoreError
 from bigm.bootstrap.store import Store
 from bigm.errors import BigmError, ConfigError
@@ -23,8 +23,12 @@ from bigm.manifest import Manifest
 from bigm.parts import PartError
 from bigm.rpc.server import Server
 
+if TYPE_CHECKING:
+    from bigm.bootstrap.agent import Agent
+
 SERVICE = "Installer"
 _METHODS = (
+    "watch_notices",
     *("open", "have", "put", "put_many", "get", "get_many", "sizes", "fetch"),
     *("lay_out", "find_environment", "environment"),
     *("pythons", "examine", "find_interpreter", "interpreter", "stdlib"),
@@ -35,16 +39,16 @@ _TRIM_EVERY = 3600.0  # seconds, at least, unless something big was made
 _MANIFEST_BYTES = 1 << 30  # of a manifest: any
 
 
-def serve(server: Server, folder: str, mark: str, say: Callable[[str], None]) -> None:
+def serve(agent: Agent, folder: str, mark: str) -> None:
     """Register the installer with the agent's server; done once, however often.
 
     Args:
-        server: the agent's.
+        agent: the machine's.
         folder: where the machine keeps its state.
         mark: value of BIGM_MACHINE in what the machine starts.
-        say: tells the machine's log something.
     """
-    server.register(SERVICE, Installer(server, folder, mark, say), methods=_METHODS)
+    notices = imds.Notices(agent.preempt, agent.advise, agent.say)
+    agent.server.register(SERVICE, Installer(agent.server, folder, mark, agent.say, notices), methods=_METHODS)
 
 
 class Installer:
@@ -55,18 +59,34 @@ class Installer:
         folder: where the machine keeps its state.
         mark: value of BIGM_MACHINE in what the machine starts.
         say: tells the machine's log something.
+        notices: tells the agent of the machine's end, once it is started; None: there is none to be told of.
     """
 
-    def __init__(self, server: Server, folder: str, mark: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        server: Server,
+        folder: str,
+        mark: str,
+        say: Callable[[str], None],
+        notices: Optional[imds.Notices] = None,
+    ) -> None:
         self._server = server
         self._folder = folder
         self._mark = mark
         self._say = say
+        self._notices = notices
         self._lock = threading.Lock()
         self._opened: Optional[Store] = None
 
     def __repr__(self) -> str:
         return f"<Installer of {self._server.name}: {self._opened}>"
+
+    def watch_notices(self) -> None:
+        """Ask the provider for notices of this machine's end from now on. Again: nothing."""
+        with self._lock:
+            notices, self._notices = self._notices, None
+        if notices is not None:
+            notices.start()
 
     def open(self, store: str = "", bound: int = 0, need: int = 0) -> dict[str, Any]:
         """Choose where parts and what is made of them are kept. Before anything else; again, to have another place.

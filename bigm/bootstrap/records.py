@@ -219,6 +219,7 @@ class Report(NamedTuple):
         end_offset: offset behind the last byte logged so far; final once `drained`.
         drained: all workers have ended and their output is read to its end.
         notice: seconds until the machine will be taken away, where that was announced.
+        advice: why it may be better to leave the machine soon, in words, or "".
     """
 
     version: int
@@ -232,6 +233,7 @@ class Report(NamedTuple):
     end_offset: int
     drained: bool
     notice: Optional[float] = None
+    advice: str = ""
 
 
 class Lease(NamedTuple):

@@ -121,6 +121,7 @@ def _row(run: RunInfo, machines: Sequence[MachineInfo]) -> tuple[str, ...]:
 
 def _machine_row(run: RunInfo, machine: MachineInfo) -> tuple[str, ...]:
     state, cause = machine.state, machine.text.removeprefix(f"machine {machine.addr} stopped: ") or machine.cause
+    cause = cause or machine.notice
     if run.state == DIED and not machine.cause:
         state, cause = "unknown", "its driver died; it ends with its lease at the latest"
     end = _end_of(run, machine)

@@ -7,7 +7,7 @@ import secrets
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ec2rig.wire import Reply
+from ec2rig.reply import Reply
 
 
 class Metadata:

@@ -18,6 +18,8 @@ from moto.core.parse import PROTOCOL_PARSERS
 from moto.core.serialize import get_serializer_class
 from moto.core.utils import get_service_model
 
+from ec2rig.reply import Reply
+
 JSON = ("ssm", "pricing", "servicequotas")
 STATUS = {  # of codes that are not answered with 400
     "InsufficientInstanceCapacity": 500,
@@ -47,14 +49,6 @@ class Refused(Exception):
     def __init__(self, code: str, message: str = "") -> None:
         super().__init__(message or f"the rig was told to refuse this with {code}")
         self.code = code
-
-
-class Reply(NamedTuple):
-    """What is sent back: an HTTP status, the type of the content, and the content."""
-
-    status: int
-    kind: str
-    body: bytes
 
 
 class Request(NamedTuple):
