@@ -18,7 +18,7 @@ bigpi: $(RUN_READY)  ## form five machines on this computer and estimate pi with
 
 test: lint  ## check style, types and the import contract, then run the tests
 	$(BIN)/python -m compileall -q bigm  # machines start from bytecode, even where Python may not write any
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 ready: $(TEST_READY)  ## set up the environment for the tests, and no more
 
@@ -37,15 +37,15 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run-%: $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bigpi]'
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[bigpi]'
 	@touch $@
 
 $(VENV)/.test-%: $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@ $(RUN_READY)
 
 $(VENV)/.bench-%: $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[benchmark]'
 	@touch $@ $(RUN_READY)
 
 clean:  ## remove the virtual environment and what tools left in the tree

@@ -67,8 +67,8 @@ def _leaves_nothing_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator
     for path in (temp, home, bigm_home):
         path.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("BIGM_")]:
-            patch.delenv(name)
+        for name in [name for name in os.environ if name.startswith("BIGM_") or name == "PYTEST_ADDOPTS"]:
+            patch.delenv(name)  # the latter was for us, and not for sessions that tests run
         patch.setenv("TMPDIR", str(temp))
         patch.setenv("HOME", str(home))
         patch.setenv("BIGM_HOME", str(bigm_home))

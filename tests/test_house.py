@@ -282,6 +282,18 @@ def test_links_between_pages_lead_somewhere():
     assert {page.name for page in pages[1:]} <= {Path(link).name for page, link in links if page.name == "README.md"}
 
 
+def test_tests_that_are_left_out_by_default_are_run_by_ci():
+    """Each marker of ours: nobody's tests are run by nobody."""
+    settings, run = (ROOT / "pyproject.toml").read_text(), (ROOT / ".ci" / "run").read_text()
+    [markers] = re.findall(r"^markers = \[\n(.*?)^\]", settings, re.M | re.S)
+    names = re.findall(r'^ +"(\w+):', markers, re.M)
+    assert {"slow", "root", "boot"} <= set(names)
+    [left_out] = re.findall(r"^addopts = .* -m '(.*)'\"$", settings, re.M)
+    assert " and ".join(f"not {name}" for name in names) == left_out
+    chosen = " ".join(re.findall(r' -m (\w+|"[^"]*")', run)).replace("not ", "not_")
+    assert set(names) <= set(re.findall(r"\w+", chosen))
+
+
 @pytest.mark.slow
 def test_an_installed_wheel_is_whole(tmp_path: Path):
     """From a wheel, without the repository: the type marker and templates are there, the agent's zip can be made."""
