@@ -179,7 +179,7 @@ def test_a_system_that_there_is_not_is_said_at_once(tmp_path: Path) -> None:
         timeout=60,
     )
     assert shown.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "--bigm-system: there is no system called 'lokal'; known systems: inprocess, local, ssh" in shown.stderr
+    assert "--bigm-system: there is no system called 'lokal'; known systems: ec2, inprocess, local, ssh" in shown.stderr
 
 
 def test_runs_of_tests_are_not_kept_among_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
