@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bigm.errors import ConfigError
+from bigm.home import home_folder
 from bigm.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -287,14 +288,6 @@ def load(
     )
     keys = _Keys(system or next((str(g.value) for g in rest if g.key == "system"), Settings.system))
     return _settings([*given, *_variables(environ, keys), *rest], keys, home, profile)
-
-
-def home_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """bigm's folder of this user: `BIGM_HOME`, else `~/.bigm`. It need not exist."""
-    try:
-        return Path(environ.get("BIGM_HOME") or "~/.bigm").expanduser().absolute()
-    except RuntimeError as error:  # a user without a home, as in many containers
-        raise ConfigError(f"this user has no home folder: {error}", hint="set HOME or BIGM_HOME") from error
 
 
 def project_file(cwd: str | None = None) -> Path | None:

@@ -9,17 +9,8 @@ from typing import Annotated
 import typer
 
 from bigm.cli.tables import as_written, print_table
-from bigm.config import (
-    PROJECT_FILE,
-    USER_FILE,
-    Key,
-    Settings,
-    general_keys,
-    home_folder,
-    load,
-    project_file,
-    system_keys,
-)
+from bigm.config import PROJECT_FILE, USER_FILE, Key, Settings, general_keys, load, project_file, system_keys
+from bigm.home import home_folder
 
 app = typer.Typer(help="Show settings, and where they come from.", no_args_is_help=True, rich_markup_mode=None)
 
