@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,17 +18,19 @@ from typing import Any
 
 from bigm.bootstrap.records import Launch
 from bigm.errors import BootError, CapacityError, ConfigError, SystemFault
-from bigm.routes import tcp_connect
+from bigm.home import home_folder
 from bigm.systems.base import ENDED, Capabilities, Finding, Instance, Launched, Spec, System
-from bigm.systems.ec2 import options as settings
 from bigm.systems.ec2.account import Account
 from bigm.systems.ec2.ends import end_instances
 from bigm.systems.ec2.fleet import Fleet, Order, Outcome, as_fault, check_purchase, explain
 from bigm.systems.ec2.gathering import Gathering
+from bigm.systems.ec2.images import resolve_image
 from bigm.systems.ec2.labels import Labels, of_any, of_cluster, parse_tags
-from bigm.systems.ec2.options import DEFAULT_TYPES, PORT, Options
+from bigm.systems.ec2.network import Network, check_way
+from bigm.systems.ec2.options import Options
 from bigm.systems.ec2.policy import needs, partition_of, policy
 from bigm.systems.ec2.states import Seen, read_instance
+from bigm.systems.ec2.types import resolve_types
 from bigm.systems.ec2.userdata import render
 
 _LOOK_INTERVAL = 1.0  # seconds between two requests that ask how instances are, however many machines ask
@@ -51,14 +54,12 @@ class Ec2(System):
         self._options = options = Options(**arguments)
         check_purchase(options)
         parse_tags(options.tags)
-        if options.connect not in settings.WAYS:
-            raise ConfigError(f"ec2.connect must be {', '.join(settings.WAYS)}, not {options.connect!r}")
-        self.capabilities = Capabilities(
-            ends="provider", hard_deadline=True, notice=120.0, prices=True, peers=options.connect != "ssh"
-        )
+        check_way(options)
+        self.capabilities = Capabilities(ends="provider", hard_deadline=True, notice=120.0, prices=True)
         self._account = Account(options)
         self._cluster = ""
         self._fleet: Fleet | None = None
+        self._network: Network | None = None
         self._labels: Labels | None = None
         self._given_up = threading.Event()
         self._flying = 0  # launches that are not over
@@ -81,6 +82,7 @@ class Ec2(System):
         self._cluster = cluster
         self._labels = Labels.of(cluster, self._options)
         self._given_up.clear()
+        self._network = Network(self._account, self._options, self._labels)
         self._fleet = Fleet(self._account, self._options, self._labels, self._given_up)
 
     def launch(self, n: int, spec: Spec, boot: Launch, launch_id: str) -> Launched:
@@ -107,13 +109,13 @@ class Ec2(System):
         return [seen[id].instance for id in dict.fromkeys(ids) if id in seen]
 
     def connect(self, instance: Instance, timeout: float) -> socket.socket:
-        return tcp_connect(self.keeper_address(instance), timeout)
+        if self._network is None:
+            raise ConnectionError(f"{instance.id} is no instance of a cluster of this system")
+        return self._network.connect(self.keeper_address(instance), timeout)
 
     def keeper_address(self, instance: Instance) -> str:
         seen = self._seen.get(instance.id)
-        if seen is not None and seen.public and self._options.connect == "public":
-            return f"{seen.public}:{PORT}"
-        return instance.locator
+        return self._network.address(seen.id, seen.private, seen.public) if seen and self._network else ""
 
     def terminate(self, ids: Iterable[str]) -> dict[str, SystemFault | None]:
         wanted = list(dict.fromkeys(ids))
@@ -156,6 +158,8 @@ class Ec2(System):
         while self._end_all() or time.monotonic() < until:
             continue  # each look waits its turn
         self._fleet.delete_templates()
+        if self._network is not None:
+            self._network.close()
         self._account.close()
 
     # --- launching
@@ -193,15 +197,20 @@ class Ec2(System):
     def _order(self, spec: Spec, boot: Launch, launch_id: str) -> Order:
         """Decide all that a launch leaves open."""
         assert self._labels is not None
+        assert self._network is not None
         options = self._options
         expires = 0.0 if options.immortal else time.time() + boot.lifetime + _GRACE
+        types = resolve_types(self._account, options, home_folder())
+        minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+        image = resolve_image(self._account, options, minor, types[0].architecture)
+        self._network.open(expires)
         return Order(
             launch=launch_id,
-            image=self._image(),
-            root_device="/dev/xvda",
-            types=options.instance_types or DEFAULT_TYPES,
-            subnets=self._subnets(),
-            groups=options.security_groups,
+            image=image.id,
+            root_device=image.root_device,
+            types=tuple(one.name for one in types),
+            subnets=self._network.subnets,
+            groups=self._network.groups,
             user_data=render(boot, options),
             tags=self._labels.tags(launch=launch_id, expires=expires, title=spec.title),
         )
@@ -250,21 +259,6 @@ class Ec2(System):
             return []
         outcome = self.terminate(living)
         return [id for id in living if outcome[id] is None]
-
-    # --- stand-ins for the parts to come
-
-    def _image(self) -> str:
-        if not self._options.image:
-            raise ConfigError("the system ec2 was told no image", hint="name one with ec2.image")
-        return self._options.image
-
-    def _subnets(self) -> dict[str, str]:
-        if self._options.subnets:
-            found = self._account.pages("describe_subnets", "Subnets", SubnetIds=list(self._options.subnets))
-        else:
-            filters = [{"Name": "default-for-az", "Values": ["true"]}]
-            found = self._account.pages("describe_subnets", "Subnets", Filters=filters)
-        return {subnet["SubnetId"]: subnet["AvailabilityZone"] for subnet in found}
 
 
 def _without_address(id: str, connect: str) -> SystemFault:
