@@ -359,6 +359,7 @@ class Cluster(Groups):
         wait = Wait(wanted, state, self._bundles)
         with self._session.terminal.live(wait.status), self._board:
             wait.check(self._board.wait_for(wait.over, timeout), timeout)
+        self._tell_outcome(wait)
 
     async def await_state(
         self, machines: Iterable[Machine] | None = None, state: State = State.RUNNING, timeout: float | None = None
@@ -369,6 +370,12 @@ class Cluster(Groups):
         wait = Wait(wanted, state, self._bundles)
         with self._session.terminal.live(wait.status):
             wait.check(await self._board.until(wait.over, timeout), timeout)
+        self._tell_outcome(wait)
+
+    def _tell_outcome(self, wait: Wait) -> None:
+        """Machines elsewhere take a while, and people look away meanwhile."""
+        if not self._system.capabilities.local and (text := wait.outcome()):
+            self._session.terminal.phase(text)
 
     def broadcast(self, method: str, /, *args: object, **kwargs: object) -> dict[Machine, list[Any]]:
         """Call a method on every worker of all `machines` at once, and wait for all of them.

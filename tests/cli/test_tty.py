@@ -33,7 +33,7 @@ def test_a_terminal_shows_colours_and_a_live_line_that_goes(talk: Path, screen: 
     talk.write_text(talk.read_text().replace("class Talk", SLOW + "class Talk"))
     shown = screen("run", "talk.py")
     assert 0 == shown.end()
-    assert re.search(r"\r\x1b\[Kbigm: 0 of 1 machine RUNNING · \d s", shown.seen)
+    assert re.search(r"\r\x1b\[Kbigm: 0 of 1 machine RUNNING · 1 starting workers · \d s", shown.seen)
     assert re.search(r"\x1b\[\d+mm0 \|\x1b\[0m line 0\r\n", shown.seen)
     after = shown.seen[shown.seen.rindex("RUNNING") :]
     assert "\r\x1b[K" in after, "the live line was erased"
