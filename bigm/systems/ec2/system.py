@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bigm.bootstrap.records import Launch
-from bigm.errors import BootError, CapacityError, ConfigError, SystemFault
+from bigm.errors import BigmError, BootError, CapacityError, ConfigError, SystemFault
 from bigm.home import home_folder
 from bigm.systems.base import ENDED, Capabilities, Finding, Instance, Launched, Spec, System
 from bigm.systems.ec2.account import Account
@@ -62,6 +62,8 @@ class Ec2(System):
         self._network: Network | None = None
         self._labels: Labels | None = None
         self._given_up = threading.Event()
+        self._closing = threading.Lock()
+        self._closed = False
         self._flying = 0  # launches that are not over
         self._landed = threading.Condition()
         self._interrupted = False  # a launch was, and nobody knows what it made
@@ -76,12 +78,11 @@ class Ec2(System):
         return f"<Ec2: cluster {self._cluster or '(not opened)'}, {alive} instances>"
 
     def open(self, cluster: str) -> None:
-        if self._cluster == cluster and not self._given_up.is_set():
+        if self._cluster == cluster:
             return
         self._account.region  # noqa: B018  # without one there is nothing to be made
         self._cluster = cluster
         self._labels = Labels.of(cluster, self._options)
-        self._given_up.clear()
         self._network = Network(self._account, self._options, self._labels)
         self._fleet = Fleet(self._account, self._options, self._labels, self._given_up)
 
@@ -149,15 +150,19 @@ class Ec2(System):
         return json.dumps(policy(needs(self._options), partition_of(region)), indent=2)
 
     def close(self) -> None:
-        if self._fleet is None or self._given_up.is_set():
-            return
-        self._given_up.set()
+        self._given_up.set()  # before the lock: whoever ends it already waits for what hears this
+        with self._closing:
+            if self._fleet is not None and not self._closed:
+                self._close(self._fleet)
+                self._closed = True
+
+    def _close(self, fleet: Fleet) -> None:
         with self._landed:
             self._landed.wait_for(lambda: not self._flying, _SETTLES)
         until = time.monotonic() + (_APPEARS if self._interrupted or self._flying else 0.0)
         while self._end_all() or time.monotonic() < until:
             continue  # each look waits its turn
-        self._fleet.delete_templates()
+        fleet.delete_templates()
         if self._network is not None:
             self._network.close()
         self._account.close()
@@ -170,7 +175,7 @@ class Ec2(System):
             self._flying += 1
         try:
             yield
-        except SystemFault:
+        except BigmError:
             raise
         except BaseException:  # an interrupt: the answer of a request may be lost
             self._interrupted = True
@@ -183,7 +188,7 @@ class Ec2(System):
     def _launch(self, n: int, spec: Spec, boot: Launch, launch_id: str) -> Launched:
         assert self._fleet is not None
         assert self._labels is not None
-        deadline = time.monotonic() + boot.first_lease
+        deadline = time.monotonic() + spec.timeout
         self._waits = f"finding out what to launch in {self._account.region}"
         order = self._order(spec, boot, launch_id)
         self._waits = f"launching {n} instances in {self._account.region}"
