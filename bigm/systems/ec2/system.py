@@ -21,14 +21,16 @@ from bigm.errors import BigmError, BootError, CapacityError, ConfigError, System
 from bigm.home import home_folder
 from bigm.systems.base import ENDED, Capabilities, Finding, Instance, Launched, Spec, System
 from bigm.systems.ec2.account import Account
+from bigm.systems.ec2.doctor import Place, examine, preview
 from bigm.systems.ec2.ends import end_instances
 from bigm.systems.ec2.fleet import Fleet, Order, Outcome, as_fault, check_purchase, explain
 from bigm.systems.ec2.gathering import Gathering
 from bigm.systems.ec2.images import resolve_image
-from bigm.systems.ec2.labels import Labels, of_any, of_cluster, parse_tags
+from bigm.systems.ec2.labels import Labels, of_cluster, parse_tags
 from bigm.systems.ec2.network import Network, check_way
 from bigm.systems.ec2.options import Options
 from bigm.systems.ec2.policy import needs, partition_of, policy
+from bigm.systems.ec2.remains import Remains
 from bigm.systems.ec2.states import Seen, read_instance
 from bigm.systems.ec2.types import resolve_types
 from bigm.systems.ec2.userdata import render
@@ -57,6 +59,7 @@ class Ec2(System):
         check_way(options)
         self.capabilities = Capabilities(ends="provider", hard_deadline=True, notice=120.0, prices=True)
         self._account = Account(options)
+        self._remains = Remains(self._account, options)
         self._cluster = ""
         self._fleet: Fleet | None = None
         self._network: Network | None = None
@@ -134,13 +137,23 @@ class Ec2(System):
         return ""
 
     def discover(self) -> list[Instance]:
-        return [seen.instance for seen in self._find(of_any()) if not seen.gone]
+        return self._remains.discover()
+
+    def overlooked(self) -> dict[str, SystemFault]:
+        return dict(self._remains.overlooked)
 
     def remove(self, instances: Sequence[Instance]) -> dict[str, SystemFault | None]:
-        return end_instances(self._account, [one.id for one in instances])
+        return self._remains.remove(instances)
+
+    def preview(self) -> dict[str, str]:
+        return preview(self._place())
 
     def doctor(self) -> Iterator[Finding]:
-        return iter(())
+        return examine(self._place(), lambda: self.estimate(1, Spec()))
+
+    def _place(self) -> Place:
+        minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return Place(self._account, self._options, home_folder(), minor)
 
     def policy(self) -> str:
         try:
