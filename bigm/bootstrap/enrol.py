@@ -57,8 +57,7 @@ def open_agent(
 
     def check(tls: Union[ssl.SSLObject, ssl.SSLSocket]) -> None:
         if tls.getpeercert(binary_form=True) != pinned:
-            text = f"{name} shows another certificate than the one it was launched with"
-            raise IdentityError(f"{text}: another machine has its address now")
+            raise IdentityError(f"{name} shows another certificate than the one it was launched with")
 
     if agent:
         try:

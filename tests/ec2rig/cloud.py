@@ -1,6 +1,6 @@
 """The account that moto keeps, set up as a real one is: a default network, images, and what they are found by.
 
-Its network is 127.77.0.0/16, so that every instance has an address of its own on the loopback interface.
+Its network is below 127.0.0.0/8, so that every instance has an address of its own on the loopback interface.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from moto.moto_api._internal.models import moto_api_backend
 from moto.ssm.models import Parameter, ssm_backends
 
 ACCOUNT = "123456789012"
-NETWORK = "127.77.0.0/16"
 FAMILIES = (  # all of them take moto ten seconds to tell
     *("t3", "t4g", "m5", "m5d", "m6i", "m6a", "m7i", "m7i-flex", "m7a", "m7g", "m7gd", "m8g"),
     *("c7i", "c7g", "r7i", "i4i", "g5"),
@@ -56,26 +55,31 @@ IMAGES = tuple(
 
 
 class Cloud:
-    """One account in one region, empty but for what every account has."""
+    """One account in one region, empty but for what every account has.
 
-    def __init__(self, region: str) -> None:
+    Args:
+        region: its name.
+        network: of its default VPC, as in "127.77.0.0/16".
+    """
+
+    def __init__(self, region: str, network: str) -> None:
         moto_api_backend.reset()
         kinds = [name for name in INSTANCE_TYPES if name.split(".")[0] in FAMILIES]
         InstanceTypeBackend.instance_types = [InstanceType(name) for name in kinds]
         self.region = region
         self.ec2: Any = ec2_backends[ACCOUNT][region]
         self.ssm: Any = ssm_backends[ACCOUNT][region]
-        self._make_network()
+        self._make_network(network)
         for image in IMAGES:
             self._add_image(image)
 
-    def _make_network(self) -> None:
+    def _make_network(self, network: str) -> None:
         vpc = self.ec2.get_default_vpc()
         for subnet in self.subnets():
             self.ec2.delete_subnet(subnet.id)
-        vpc.cidr_block = NETWORK
+        vpc.cidr_block = network
         for association in vpc._cidr_block_association_set.values():
-            association["cidr_block"] = NETWORK
+            association["cidr_block"] = network
         for zone in self.ec2.describe_availability_zones():
             self.ec2.create_default_subnet(zone.name)
 

@@ -48,16 +48,13 @@ class Guest:
     ) -> None:
         self.folder = folder
         self.process: subprocess.Popen[bytes] | None = None
+        self._user_data = user_data
+        self._python = python
         self._ended = ended
         self._ending = False
+        self._lock = threading.Lock()
         self._tmp = folder / "tmp"
         self._bin = folder / "usr/bin"
-        for path in (self._tmp, self._bin, folder / "root"):
-            path.mkdir(parents=True)
-        for name in ("python3", _versioned(python)):
-            (self._bin / name).symlink_to(python)
-        for name in ("systemctl", "poweroff", "shutdown", "reboot", "halt"):
-            self._command(name)
         self._environ = {
             "PATH": f"{self._bin}:{commands}",
             "HOME": str(folder / "root"),
@@ -65,15 +62,19 @@ class Guest:
             "LANG": "C.UTF-8",
             **environ,
         }
-        self.config = read_user_data(user_data)
-        for file in self.config.get("write_files", ()):
-            self._write(file)
 
     def start(self) -> None:
-        """Start what the unit starts, unless the instance has ended meanwhile."""
-        unit = (self.folder / UNIT[1:]).read_text()
-        command, variables = read_unit(unit)
-        with open(self.folder / "console", "ab") as console:
+        """Write what the user data says, and start what its unit starts, unless the instance has ended meanwhile."""
+        for path in (self._tmp, self._bin, self.folder / "root"):
+            path.mkdir(parents=True)
+        for name in ("python3", _versioned(self._python)):
+            (self._bin / name).symlink_to(self._python)
+        for name in ("systemctl", "poweroff", "shutdown", "reboot", "halt"):
+            self._command(name)
+        for file in read_user_data(self._user_data).get("write_files", ()):
+            self._write(file)
+        command, variables = read_unit((self.folder / UNIT[1:]).read_text())
+        with open(self.folder / "console", "ab") as console, self._lock:
             if self._ending:
                 return
             self.process = subprocess.Popen(
@@ -105,7 +106,8 @@ class Guest:
 
     def stop(self, grace: float = 0.0) -> None:
         """End all that runs in the instance, as its provider does; *grace* seconds after it was asked politely."""
-        self._ending = True
+        with self._lock:
+            self._ending = True
         if self.process is not None and grace:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.terminate()

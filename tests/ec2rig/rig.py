@@ -5,9 +5,9 @@
         subprocess.run([..., "bigm", "run", ...], env={**os.environ, **rig.environ})
         assert not rig.running()
 
-Each instance has an address of its own below 127.77.0.0, and a metadata service. What none of its security groups
-opens to `Rig.address` cannot be reached: until they do its port swallows every connection, as EC2 does, and its process
-waits; that a rule is closed again later is not felt. What cloud-init and systemd do is proved by the boot test.
+Each instance has an address of its own on the loopback interface, and a metadata service. What none of its security
+groups opens to `Rig.address` cannot be reached: until one does its port swallows every connection, as EC2 does, and its
+process waits; that a rule is closed again later is not felt. What cloud-init and systemd do is proved by the boot test.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -34,12 +35,11 @@ from ec2rig.door import Call, Door, Fault
 from ec2rig.fleets import Fleets, Pool
 from ec2rig.guest import Guest
 from ec2rig.imds import Metadata
-from ec2rig.money import describe_spot_price_history, get_products, get_service_quota
+from ec2rig.money import describe_spot_price_history, get_products
 from ec2rig.wire import Reply, Request
 from interpreters import all_but_pythons, find_python
 
 PORT = 8410
-OTHER_REGION = "eu-west-1"  # is enabled, and empty
 GRACE = 2.0  # seconds from TerminateInstances to the end of what has not ended by itself
 
 
@@ -62,7 +62,8 @@ class Rig:
         self.folder = Path(tempfile.mkdtemp(prefix="ec2rig-")).resolve()
         self.address = address
         self.told = address
-        self.cloud = Cloud(region)
+        self._claim, self.network = _claim_network()
+        self.cloud = Cloud(region, self.network)
         self.fleets = Fleets(self.cloud)
         self.guests: dict[str, Guest] = {}
         self.metadata: dict[str, Metadata] = {}
@@ -77,8 +78,6 @@ class Rig:
                 "GetConsoleOutput": self._console,
                 "DescribeSpotPriceHistory": lambda asked: describe_spot_price_history(asked, self.cloud.zones()),
                 "GetProducts": get_products,
-                "GetServiceQuota": get_service_quota,
-                "DescribeRegions": lambda _: {"Regions": [{"RegionName": name} for name in (region, OTHER_REGION)]},
             },
             pages={"imds": self._imds, "address": lambda *_: Reply(200, "text/plain", self.told.encode() + b"\n")},
             changed=self._changed,
@@ -98,6 +97,7 @@ class Rig:
             "AWS_CONFIG_FILE": str(self.folder / "config"),
             "AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "credentials"),
             "AWS_EC2_METADATA_DISABLED": "true",
+            "BIGM_EC2_ADDRESS_SERVICE": self.address_service,
         }
 
     def __enter__(self) -> Rig:
@@ -114,6 +114,7 @@ class Rig:
                 hole.close()
         for guest in self.guests.values():
             guest.stop()
+        self._claim.close()
         shutil.rmtree(self.folder)
 
     # What has been asked, and what is to go wrong.
@@ -290,6 +291,19 @@ class _BlackHole:
         """Let it through."""
         for each in self._sockets[::-1]:
             each.close()
+
+
+def _claim_network() -> tuple[socket.socket, str]:
+    """A network that no other rig on this computer has while the socket is open."""
+    for number in random.sample(range(64, 128), 64):
+        claim = socket.socket()
+        try:
+            claim.bind((f"127.{number}.255.254", PORT))
+        except OSError:
+            claim.close()
+            continue
+        return claim, f"127.{number}.0.0/16"
+    raise RuntimeError("there are as many rigs on this computer as there can be")
 
 
 @cache
