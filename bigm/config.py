@@ -33,12 +33,13 @@ USER_FILE = "config.yaml"
 FLAGS_VARIABLE = "BIGM_FLAGS"
 DEFAULT = "default"
 
-# Of `bigm run`, that are not named as what they set.
+# Of commands, that are not named as what they set.
 _OPTIONS = {
     "bundle.rehearse": "--bundle",
     "bundle.requirements": "--requirements",
     "ssh.hosts": "--hosts",
     "timeouts.lifetime": "--max-lifetime",
+    "ec2.regions": "--region",
 }
 
 # What bigm itself passes through the environment, and is no setting.

@@ -105,7 +105,9 @@ class Launcher:
 
     def spec(self) -> Spec:
         """What kind of machine is wanted."""
-        return Spec(python=sys.executable, options=self._settings.systems.get(self._system.name, {}))
+        settings = self._settings
+        options = settings.systems.get(self._system.name, {})
+        return Spec(python=sys.executable, options=options, timeout=settings.timeouts.launch)
 
     def announce(self, count: int) -> None:
         """Say what is about to be launched, and what it costs.

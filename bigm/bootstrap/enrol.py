@@ -57,7 +57,8 @@ def open_agent(
 
     def check(tls: Union[ssl.SSLObject, ssl.SSLSocket]) -> None:
         if tls.getpeercert(binary_form=True) != pinned:
-            raise IdentityError(f"{name} shows another certificate than the one it was launched with")
+            text = f"{name} shows another certificate than the one it was launched with"
+            raise IdentityError(f"{text}: another machine has its address now")
 
     if agent:
         try:

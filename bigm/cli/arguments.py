@@ -33,8 +33,6 @@ BEFORE = {
     "--dry-run": "",
 }
 
-_WITH_HOSTS = "ssh"
-
 
 class Split(NamedTuple):
     """The options that are bigm's, in their order; the program, or None; the program's own arguments."""
@@ -110,17 +108,19 @@ def flags_of(options: Sequence[str]) -> dict[str, str]:
     return flags
 
 
-def system_of(system: str | None, hosts: str | None) -> str | None:
-    """The system that a line asks for: `--hosts` alone means ssh; None: neither is there.
+def system_of(system: str | None, hosts: str | None, regions: str | None = None) -> str | None:
+    """The system that a line asks for: `--hosts` alone means ssh, `--region` alone ec2; None: nothing is there.
 
     Raises:
-        ConfigError: both are there, and the system has no hosts. The user's fault.
+        ConfigError: the system that is named has no such thing. The user's fault.
     """
-    if hosts is None:
-        return system
-    if system not in (None, _WITH_HOSTS):
-        raise ConfigError(
-            f"--hosts names hosts of {_WITH_HOSTS}, and the system that is asked for is {system!r}",
-            hint="leave out one of the two",
-        )
-    return _WITH_HOSTS
+    for option, value, things, owner in (("--hosts", hosts, "hosts", "ssh"), ("--region", regions, "regions", "ec2")):
+        if value is None:
+            continue
+        if system not in (None, owner):
+            raise ConfigError(
+                f"{option} names {things} of {owner}, and the system that is asked for is {system!r}",
+                hint="leave out one of the two",
+            )
+        system = owner
+    return system

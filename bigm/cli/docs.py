@@ -19,9 +19,10 @@ from bigm.cli.app import app
 from bigm.cli.lifecycle import lifecycle_page
 from bigm.cli.tables import as_written
 from bigm.config import BYTES, SECONDS, TEXT, TRUTH, general_keys, system_keys
+from bigm.systems.ec2.policy import NEEDS, Need
 
 _WIDTH = 80
-PAGES = ("docs/cli.md", "docs/configuration.md")
+PAGES = ("docs/cli.md", "docs/configuration.md", "docs/ec2.md")
 LIFECYCLE = "docs/lifecycle.md"
 EXAMPLE = "bigm.yaml.example"
 
@@ -47,12 +48,28 @@ def help_pages() -> str:
     return "\n\n".join(f"## {name}\n\n```text\n{text}\n```" for name, text in _helps(_command(), None, "bigm"))
 
 
-def key_table() -> str:
-    """The table of keys."""
+def key_table(beginning: str = "") -> str:
+    """The table of keys, or of those that begin so."""
     rows = ["| key | variable | default | what it is | value |", "| --- | --- | --- | --- | --- |"]
     for key in [*general_keys(), *system_keys()]:
+        if not key.name.startswith(beginning):
+            continue
         default, words = as_written(key, key.default) or "none", key.kind.unit or key.kind.words
         rows.append(f"| `{key.name}` | `{key.variable}` | {default} | {key.what} | {words} |")
+    return "\n".join(rows)
+
+
+def action_table() -> str:
+    """The table of what AWS has to allow."""
+    rows = ["| action | on | for | without it |", "| --- | --- | --- | --- |"]
+    by_action: dict[str, list[Need]] = {}
+    for need in NEEDS:
+        by_action.setdefault(need.action, []).append(need)
+    for action, found in by_action.items():
+        first = found[0]
+        when = f"; with `{first.option}`" if first.option else f"; not with `{first.unless}`" if first.unless else ""
+        scopes = "; ".join(need.scope.what for need in found)
+        rows.append(f"| `{action}` | {scopes} | {first.purpose}{when} | {first.without} |")
     return "\n".join(rows)
 
 
@@ -85,7 +102,12 @@ def _helps(command: Any, parent: Any, name: str) -> Iterator[tuple[str, str]]:
         yield from _helps(inner, context, child)
 
 
-_BLOCKS: dict[str, Callable[[], str]] = {"commands": help_pages, "keys": key_table}
+_BLOCKS: dict[str, Callable[[], str]] = {
+    "commands": help_pages,
+    "keys": key_table,
+    "options of ec2": lambda: key_table("ec2."),
+    "actions": action_table,
+}
 _SECTIONS = {
     "bundle": "What is brought to machines. Docs: docs/bundles.md.",
     "timeouts": "Every limit in time. Docs: docs/lifecycle.md.",

@@ -7,11 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from bigm.cli.tables import duration, print_table, size
+from bigm.cli.tables import duration, print_table, size, without_empty
 from bigm.leftovers import Found
 from bigm.systems.base import INSTANCE, Instance, System
 
-_HEAD = ("SYSTEM", "KIND", "INSTANCE", "HOST", "CLUSTER", "USER", "AGE", "KEEPS", "RUN", "WHAT")
+_HEAD = ("SYSTEM", "KIND", "INSTANCE", "WHERE", "CLUSTER", "USER", "AGE", "KEEPS", "RUN", "WHAT")
 
 
 def show(system: System, found: Sequence[Found], none: str) -> None:
@@ -24,10 +24,9 @@ def show(system: System, found: Sequence[Found], none: str) -> None:
     """
     several = any(one.instance.kind != INSTANCE for one in found)
     rows = [_row(system.name, one, several=several) for one in found]
-    kept = [index for index in range(len(_HEAD)) if any(row[index] for row in rows)]
     seen = _seen(system)
     if rows:
-        print_table([_HEAD[index] for index in kept], [[row[index] for index in kept] for row in rows])
+        print_table(*without_empty(_HEAD, rows, ()))
     elif seen or not system.overlooked():
         print(f"{none} {', '.join(seen) or system.name}")
 
@@ -51,8 +50,10 @@ def _seen(system: System) -> list[str]:
 
 def counted(found: Sequence[Found]) -> str:
     """How many of what: "2 machines, 1 launch template"."""
-    kinds = Counter("machine" if one.instance.kind == INSTANCE else one.instance.kind for one in found)
-    return ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in kinds.items()) or "0 machines"
+    kinds = Counter(one.instance.kind for one in found)
+    machines = kinds.pop(INSTANCE, 0)
+    words = [("machine", machines), *sorted(kinds.items())] if machines or not kinds else sorted(kinds.items())
+    return ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in words)
 
 
 def facts(system: str, one: Found) -> dict[str, object]:
@@ -85,7 +86,7 @@ def _row(system: str, one: Found, *, several: bool) -> tuple[str, ...]:
     age = duration(time.time() - instance.since) if instance.since else ""
     run = f"{one.run.id} ({one.run.state})" if one.run is not None else "not known here"
     if one.expired:
-        run += f"; to end {duration(time.time() - instance.expires)} ago"
+        run += f"; should have ended {duration(time.time() - instance.expires)} ago"
     return (
         system,
         instance.kind if several else "",

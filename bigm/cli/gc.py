@@ -25,6 +25,7 @@ _FAILED = SystemFault.exit_code
 def gc(
     system: Annotated[str | None, typer.Option(metavar="NAME", help="Of this system; else the configured one.")] = None,
     hosts: Annotated[str | None, typer.Option(metavar="A,B", help="On these hosts, over ssh.")] = None,
+    region: Annotated[str | None, typer.Option(metavar="A,B", help="In these regions of EC2; else in all.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="End them without asking.")] = False,
     unknown: Annotated[
         bool,
@@ -37,7 +38,7 @@ def gc(
     Machines end by themselves; this is for what could not. Those of a run that this computer does not know are listed,
     and ended only with --unknown. The exit code is 75 when a host could not be looked at, or something not be ended.
     """
-    settings, found = chosen(system, hosts)
+    settings, found = chosen(system, hosts, region)
     left = find_leftovers(found, settings.runs_folder)
     wanted = [one for one in left if unknown or not one.unknown]
     if not as_json:

@@ -37,6 +37,7 @@ def ps(
         str | None, typer.Option(metavar="NAME", help="What this system has by its labels, instead of runs.")
     ] = None,
     hosts: Annotated[str | None, typer.Option(metavar="A,B", help="What these hosts have, over ssh.")] = None,
+    region: Annotated[str | None, typer.Option(metavar="A,B", help="What these regions of EC2 have.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything known, as JSON.")] = False,
 ) -> None:
     """List runs and their machines.
@@ -46,8 +47,8 @@ def ps(
     --json has all of it. With --system it is the system that is asked, not what runs have written: its machines, and
     what else launches have made there, with the runs they are of, as far as these are known here.
     """
-    if system is not None or hosts is not None:
-        _ask(system, hosts, as_json=as_json)
+    if (system, hosts, region) != (None, None, None):
+        _ask(system, hosts, region, as_json=as_json)
         return
     folder = load().runs_folder
     runs = [read_run(folder, which)] if which else list_runs(folder)
@@ -68,8 +69,8 @@ def ps(
             print_table(*without_empty(_HEAD, [_machine_row(run, m) for m in shown], keep=_ALWAYS), indent="  ")
 
 
-def _ask(name: str | None, hosts: str | None, *, as_json: bool) -> None:
-    settings, system = chosen(name, hosts)
+def _ask(name: str | None, hosts: str | None, region: str | None, *, as_json: bool) -> None:
+    settings, system = chosen(name, hosts, region)
     found = find_all(system, settings.runs_folder)
     if as_json:
         print(json.dumps([facts(system.name, one) for one in found], indent=1))

@@ -73,11 +73,13 @@ class Spec:
         python: path of the interpreter that machines on this computer use.
         options: the system's own settings, as its section of the configuration gives them.
         title: what runs there, in words for people who look at the provider's own list: program, digest, arguments.
+        timeout: seconds that the launch may take; what it has made by then is kept.
     """
 
     python: str = ""
     options: Mapping[str, object] = field(default_factory=dict)
     title: str = ""
+    timeout: float = 600.0
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def test_ps_of_a_system_tells_what_it_has_with_its_runs(
     said = command("ps", "--system", "local")
     assert (0, "") == (said.status, said.err)
     head, template, machine = rows(said)
-    assert ["SYSTEM", "KIND", "INSTANCE", "HOST", "CLUSTER", "USER", "AGE", "RUN", "WHAT"] == head
+    assert ["SYSTEM", "KIND", "INSTANCE", "WHERE", "CLUSTER", "USER", "AGE", "RUN", "WHAT"] == head
     assert ["local", "launch", "template", "lt-1", "aa", "eve"] == template[:6]
     assert ["local", "instance", "i-1", "eu-central-1a", "aa", "eve"] == machine[:6]
     assert [run.id, "(running)", "m7i.large", "spot"] == machine[-4:]
@@ -100,11 +100,11 @@ def test_what_should_have_ended_is_nobodys_whoever_may_have_launched_it(
 def test_what_is_ended_is_counted_by_kind(command: Callable[..., Said], having: Callable[..., System]) -> None:
     having(MACHINE, TEMPLATE, Instance(id="vol-1", kind="disk", cluster="aa"), Instance(id="vol-2", kind="disk"))
     said = command("gc", "--unknown")
-    assert "bigm: would end 2 disks, 1 launch template, 1 machine; --yes does\n" in said.err
+    assert "bigm: would end 1 machine, 2 disks, 1 launch template; --yes does\n" in said.err
     said = command("gc")
-    assert "bigm: 2 disks, 1 launch template, 1 machine of runs that are not known here; --unknown" in said.err
+    assert "bigm: 1 machine, 2 disks, 1 launch template of runs that are not known here; --unknown" in said.err
     assert said.out.splitlines()[-1] != "ended 0 machines"
-    assert "ended 2 disks, 1 launch template, 1 machine\n" in command("gc", "--unknown", "--yes").out
+    assert "ended 1 machine, 2 disks, 1 launch template\n" in command("gc", "--unknown", "--yes").out
 
 
 def test_where_a_system_could_not_look_is_said(

@@ -1,4 +1,4 @@
-"""What instances cost in the rig: the price list and the history of spot prices, which moto does not have."""
+"""What instances cost in the rig, and how many may run: what moto does not have."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 ON_DEMAND = 0.1  # US dollars an hour, whatever the type
 SPOT = 0.04
+VCPUS = 64.0  # that may run, spot or on demand
 
 
 def describe_spot_price_history(asked: dict[str, Any], zones: list[str]) -> dict[str, Any]:
@@ -37,3 +38,8 @@ def get_products(asked: dict[str, Any]) -> dict[str, Any]:
         "terms": {"OnDemand": {"RIG.T": {"priceDimensions": {"RIG.T.P": price}, "sku": "RIG", "termAttributes": {}}}},
     }
     return {"FormatVersion": "aws_v1", "PriceList": [json.dumps(product)] if kind else []}
+
+
+def get_service_quota(asked: dict[str, Any]) -> dict[str, Any]:
+    """GetServiceQuota: the same for all."""
+    return {"Quota": {"ServiceCode": asked["ServiceCode"], "QuotaCode": asked["QuotaCode"], "Value": VCPUS}}

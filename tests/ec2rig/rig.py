@@ -35,11 +35,12 @@ from ec2rig.door import Call, Door, Fault
 from ec2rig.fleets import Fleets, Pool
 from ec2rig.guest import Guest
 from ec2rig.imds import Metadata
-from ec2rig.money import describe_spot_price_history, get_products
+from ec2rig.money import describe_spot_price_history, get_products, get_service_quota
 from ec2rig.wire import Reply, Request
 from interpreters import all_but_pythons, find_python
 
 PORT = 8410
+OTHER_REGION = "eu-west-1"  # is enabled, and empty
 GRACE = 2.0  # seconds from TerminateInstances to the end of what has not ended by itself
 
 
@@ -78,6 +79,8 @@ class Rig:
                 "GetConsoleOutput": self._console,
                 "DescribeSpotPriceHistory": lambda asked: describe_spot_price_history(asked, self.cloud.zones()),
                 "GetProducts": get_products,
+                "GetServiceQuota": get_service_quota,
+                "DescribeRegions": lambda _: {"Regions": [{"RegionName": name} for name in (region, OTHER_REGION)]},
             },
             pages={"imds": self._imds, "address": lambda *_: Reply(200, "text/plain", self.told.encode() + b"\n")},
             changed=self._changed,

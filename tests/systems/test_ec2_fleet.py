@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -51,7 +53,7 @@ class Driver:
         self.system = Ec2(image=IMAGES[0].id, security_groups=(group,), **{"purchase": "on-demand", **options})
         self.system.open(self.authority.cluster)
 
-    def launch(self, n: int, number: int = 1, title: str = "") -> Launched:
+    def launch(self, n: int, number: int = 1, title: str = "", timeout: float = 60.0) -> Launched:
         launch = f"{self.authority.cluster}-{number}"
         credentials = self.authority.bootstrap(launch)
         boot = Launch(
@@ -63,7 +65,7 @@ class Driver:
             agent_digest=agent_digest(),
             first_lease=60.0,
         )
-        return self.system.launch(n, Spec(title=title), boot, launch)
+        return self.system.launch(n, Spec(title=title, timeout=timeout), boot, launch)
 
 
 @pytest.fixture
@@ -328,3 +330,35 @@ def test_what_a_launch_makes_while_the_cluster_ends_is_ended(rig: Rig, make: Any
     eventually(lambda: not rig.running())
     thread.join(20.0)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("operation", ["CreateLaunchTemplate", "CreateFleet", "DeleteLaunchTemplate"])
+def test_what_an_interrupted_launch_has_made_is_ended_though_its_answer_is_lost(
+    rig: Rig, make: Any, operation: str
+) -> None:
+    rig.after(operation, lambda request: os.kill(os.getpid(), signal.SIGINT))
+    driver = make()
+    with pytest.raises(KeyboardInterrupt):
+        driver.launch(2)
+    assert (2 if operation != "CreateLaunchTemplate" else 0) == len(rig.running())
+    driver.system.close()
+    assert [] == rig.running()
+    assert [] == boto3.client("ec2").describe_launch_templates()["LaunchTemplates"]
+
+
+def test_a_close_that_was_interrupted_can_be_made_again(rig: Rig, make: Any) -> None:
+    driver = make()
+    driver.launch(1)
+    rig.after("DescribeInstances", lambda request: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        driver.system.close()
+    assert rig.running()
+    driver.system.close()
+    assert [] == rig.running()
+
+
+def test_a_launch_waits_no_longer_for_aws_than_it_is_told(rig: Rig, make: Any) -> None:
+    rig.fail("CreateFleet", "RequestLimitExceeded", times=1000)
+    with pytest.raises(ThrottledError):
+        make().launch(1, timeout=2.0)
+    assert 1 < len(rig.calls("CreateFleet")) < 10

@@ -24,6 +24,18 @@ _CONNECT = 10.0  # seconds
 _READ = 70.0  # seconds; a fleet of many instances takes its time
 _REGIONS = {"pricing": "us-east-1"}  # services that are not in every region
 
+_ORIGINS = {  # by botocore's words
+    "env": "the environment",
+    "shared-credentials-file": "the file of credentials",
+    "config-file": "the file of settings",
+    "sso": "`aws sso login`",
+    "login": "`aws login`",
+    "assume-role": "a role that the profile names",
+    "custom-process": "a command that the profile names",
+    "iam-role": "this computer's own role",
+    "container-role": "this container's own role",
+}
+
 
 class Account:
     """Sends requests. May be used from several threads; nothing is read or sent before the first request.
@@ -54,9 +66,18 @@ class Account:
             raise no_region()
         return str(found)
 
+    @property
+    def origin(self) -> str:
+        """Where the credentials come from, in words."""
+        found = self._load().get_credentials()
+        method = str(found.method) if found is not None else "nowhere"
+        return _ORIGINS.get(method, method)
+
     def elsewhere(self, region: str) -> Account:
-        """The same account in another region."""
-        return Account(replace(self._options, region=region))
+        """The same account in another region. What boto3 has read of settings and services is shared."""
+        other = Account(replace(self._options, region=region))
+        other._session, other._lock = self._load(), self._lock
+        return other
 
     def ask(self, operation: str, *, service: str = "ec2", **parameters: Any) -> dict[str, Any]:
         """Send a request that may be sent twice.

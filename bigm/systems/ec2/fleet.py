@@ -33,6 +33,7 @@ _POOLS = 300  # that a request may name
 _NAMED = 3  # types and zones that a message names
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0  # seconds; each is drawn between half of it and all
 _REFUSED = (ConfigError, SystemFault)
+_NO_TEMPLATE = ("InvalidLaunchTemplateName.NotFoundException", "InvalidLaunchTemplateId.NotFound")
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Fleet:
         self._given_up = given_up
         self._rest = rest or given_up.wait
         self._bought = 0  # on demand, where so many are to be
-        self._templates: dict[str, None] = {}
+        self._templates: dict[str, None] = {}  # names; those of requests whose answer was lost too
 
     def launch(self, n: int, order: Order, deadline: float) -> Outcome:
         """Launch *n* instances, or as many as there are.
@@ -159,9 +160,10 @@ class Fleet:
         """Delete those that are left. What cannot be is found by its tags."""
         for template in list(self._templates):
             try:
-                self._account.ask("delete_launch_template", LaunchTemplateId=template)
-            except _REFUSED:
-                continue  # again at the end, else by `bigm gc`
+                self._account.ask("delete_launch_template", LaunchTemplateName=template)
+            except _REFUSED as error:
+                if getattr(error, "code", "") not in _NO_TEMPLATE:
+                    continue  # again at the end, else by `bigm gc`
             self._templates.pop(template, None)
 
     def _purchases(self, n: int, outcome: Outcome) -> Iterator[tuple[int, int]]:
@@ -201,16 +203,16 @@ class Fleet:
         outcome.refusals += [_read_refusal(error) for error in answer.get("Errors", ())]
 
     def _make_template(self, order: Order, deadline: float) -> str:
+        name = f"bigm-{order.launch}"
         request = {
-            "LaunchTemplateName": f"bigm-{order.launch}",
+            "LaunchTemplateName": name,
             "ClientToken": order.launch,
             "LaunchTemplateData": template_data(order, self._options),
             "TagSpecifications": [{"ResourceType": "launch-template", "Tags": order.tags}],
         }
+        self._templates[name] = None
         answer = self._persist("create_launch_template", request, deadline)
-        template = str(answer["LaunchTemplate"]["LaunchTemplateId"])
-        self._templates[template] = None
-        return template
+        return str(answer["LaunchTemplate"]["LaunchTemplateId"])
 
     def _persist(self, operation: str, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
         """Send a request, and again while AWS or the network is in trouble: its token makes it one request."""

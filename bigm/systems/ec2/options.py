@@ -20,6 +20,9 @@ class Options:
     """The arguments of the system. Its fields are the keys."""
 
     region: str = _option("", "the AWS region; empty: as AWS's own settings say; there is no default beyond")
+    regions: tuple[str, ...] = _option(
+        (), "regions where `bigm gc` and `bigm ps --system ec2` look; empty: all that the account has enabled"
+    )
     aws_profile: str = _option("", "the profile of AWS's own settings whose credentials are used; empty: their default")
 
     instance_types: tuple[str, ...] = _option(

@@ -143,6 +143,7 @@ NEEDS = (
     Need("ec2:DescribeSecurityGroups", LOOK, "the group that lets the driver in"),
     Need("ec2:DescribeSecurityGroupRules", LOOK, "whom it lets in"),
     Need("ec2:DescribeInstances", LOOK, "how instances are, and which are left"),
+    Need("ec2:DescribeRegions", LOOK, "where something may be left", "`bigm gc` looks in one, or in those named"),
     Need("ec2:DescribeLaunchTemplates", LOOK, "launch templates that are left", _GC),
     Need("ec2:DescribeVolumes", LOOK, "disks that are left", _GC),
     Need("ec2:DescribeSpotPriceHistory", LOOK, "what spot instances cost", _PRICES),

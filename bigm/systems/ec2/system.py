@@ -17,18 +17,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bigm.bootstrap.records import Launch
-from bigm.errors import BootError, CapacityError, ConfigError, SystemFault
+from bigm.errors import BigmError, BootError, CapacityError, ConfigError, SystemFault
 from bigm.home import home_folder
 from bigm.systems.base import ENDED, Capabilities, Finding, Instance, Launched, Spec, System
 from bigm.systems.ec2.account import Account
+from bigm.systems.ec2.doctor import Place, examine, preview
 from bigm.systems.ec2.ends import end_instances
 from bigm.systems.ec2.fleet import Fleet, Order, Outcome, as_fault, check_purchase, explain
 from bigm.systems.ec2.gathering import Gathering
 from bigm.systems.ec2.images import resolve_image
-from bigm.systems.ec2.labels import Labels, of_any, of_cluster, parse_tags
+from bigm.systems.ec2.labels import Labels, of_cluster, parse_tags
 from bigm.systems.ec2.network import Network, check_way
 from bigm.systems.ec2.options import Options
 from bigm.systems.ec2.policy import needs, partition_of, policy
+from bigm.systems.ec2.remains import Remains
 from bigm.systems.ec2.states import Seen, read_instance
 from bigm.systems.ec2.types import resolve_types
 from bigm.systems.ec2.userdata import render
@@ -57,11 +59,14 @@ class Ec2(System):
         check_way(options)
         self.capabilities = Capabilities(ends="provider", hard_deadline=True, notice=120.0, prices=True)
         self._account = Account(options)
+        self._remains = Remains(self._account, options)
         self._cluster = ""
         self._fleet: Fleet | None = None
         self._network: Network | None = None
         self._labels: Labels | None = None
         self._given_up = threading.Event()
+        self._closing = threading.Lock()
+        self._closed = False
         self._flying = 0  # launches that are not over
         self._landed = threading.Condition()
         self._interrupted = False  # a launch was, and nobody knows what it made
@@ -76,12 +81,11 @@ class Ec2(System):
         return f"<Ec2: cluster {self._cluster or '(not opened)'}, {alive} instances>"
 
     def open(self, cluster: str) -> None:
-        if self._cluster == cluster and not self._given_up.is_set():
+        if self._cluster == cluster:
             return
         self._account.region  # noqa: B018  # without one there is nothing to be made
         self._cluster = cluster
         self._labels = Labels.of(cluster, self._options)
-        self._given_up.clear()
         self._network = Network(self._account, self._options, self._labels)
         self._fleet = Fleet(self._account, self._options, self._labels, self._given_up)
 
@@ -133,13 +137,23 @@ class Ec2(System):
         return ""
 
     def discover(self) -> list[Instance]:
-        return [seen.instance for seen in self._find(of_any()) if not seen.gone]
+        return self._remains.discover()
+
+    def overlooked(self) -> dict[str, SystemFault]:
+        return dict(self._remains.overlooked)
 
     def remove(self, instances: Sequence[Instance]) -> dict[str, SystemFault | None]:
-        return end_instances(self._account, [one.id for one in instances])
+        return self._remains.remove(instances)
+
+    def preview(self) -> dict[str, str]:
+        return preview(self._place())
 
     def doctor(self) -> Iterator[Finding]:
-        return iter(())
+        return examine(self._place(), lambda: self.estimate(1, Spec()))
+
+    def _place(self) -> Place:
+        minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return Place(self._account, self._options, home_folder(), minor)
 
     def policy(self) -> str:
         try:
@@ -149,15 +163,19 @@ class Ec2(System):
         return json.dumps(policy(needs(self._options), partition_of(region)), indent=2)
 
     def close(self) -> None:
-        if self._fleet is None or self._given_up.is_set():
-            return
-        self._given_up.set()
+        self._given_up.set()  # before the lock: whoever ends it already waits for what hears this
+        with self._closing:
+            if self._fleet is not None and not self._closed:
+                self._close(self._fleet)
+                self._closed = True
+
+    def _close(self, fleet: Fleet) -> None:
         with self._landed:
             self._landed.wait_for(lambda: not self._flying, _SETTLES)
         until = time.monotonic() + (_APPEARS if self._interrupted or self._flying else 0.0)
         while self._end_all() or time.monotonic() < until:
             continue  # each look waits its turn
-        self._fleet.delete_templates()
+        fleet.delete_templates()
         if self._network is not None:
             self._network.close()
         self._account.close()
@@ -170,7 +188,7 @@ class Ec2(System):
             self._flying += 1
         try:
             yield
-        except SystemFault:
+        except BigmError:
             raise
         except BaseException:  # an interrupt: the answer of a request may be lost
             self._interrupted = True
@@ -183,7 +201,7 @@ class Ec2(System):
     def _launch(self, n: int, spec: Spec, boot: Launch, launch_id: str) -> Launched:
         assert self._fleet is not None
         assert self._labels is not None
-        deadline = time.monotonic() + boot.first_lease
+        deadline = time.monotonic() + spec.timeout
         self._waits = f"finding out what to launch in {self._account.region}"
         order = self._order(spec, boot, launch_id)
         self._waits = f"launching {n} instances in {self._account.region}"
