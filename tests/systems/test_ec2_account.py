@@ -16,13 +16,21 @@ from bigm.systems.ec2.options import Options
 from ec2rig.rig import Rig
 
 
-@pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Rig]:
+    """One account for all tests of this module, which leave it empty."""
     with Rig() as rig:
-        for name, value in rig.environ.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.delenv("AWS_REGION", raising=False)
         yield rig
+
+
+@pytest.fixture
+def rig(cloud: Rig, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    for name, value in cloud.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    cloud.recover()
+    cloud._door.calls.clear()
+    return cloud
 
 
 @pytest.fixture

@@ -23,13 +23,21 @@ from ec2rig.rig import Rig
 from waiting import eventually
 
 
-@pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Rig]:
+    """One account for all tests of this module, which leave it empty."""
     with Rig() as rig:
-        for name, value in rig.environ.items():
-            monkeypatch.setenv(name, value)
         yield rig
-        eventually(rig.is_empty)
+
+
+@pytest.fixture
+def rig(cloud: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    for name, value in cloud.environ.items():
+        monkeypatch.setenv(name, value)
+    cloud.recover()
+    cloud._door.calls.clear()
+    yield cloud
+    eventually(cloud.is_empty)
 
 
 @pytest.fixture
@@ -73,7 +81,7 @@ def test_fifty_machines_that_ask_at_once_are_two_requests_at_most(rig: Rig, make
     before = len(rig.calls("DescribeInstances"))
     with ThreadPoolExecutor(50) as pool:
         told = list(pool.map(lambda _: system.describe([one.id]), range(50)))
-    assert [[RUNNING]] * 50 == [[each.state for each in found] for found in told]
+    assert [[RUNNING]] * 50 == [[each.state for each in found] for found in told], rig.describe()
     assert len(rig.calls("DescribeInstances")) - before <= 2
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import boto3
@@ -25,19 +26,30 @@ from ec2rig.rig import PORT, Rig
 from waiting import eventually
 
 
-@pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Rig]:
+    """One account for all tests of this module, which leave it empty."""
     with Rig() as rig:
-        for name, value in rig.environ.items():
-            monkeypatch.setenv(name, value)
         yield rig
-        eventually(rig.is_empty)
+
+
+@pytest.fixture
+def rig(cloud: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    for name, value in cloud.environ.items():
+        monkeypatch.setenv(name, value)
+    cloud.recover()
+    cloud._door.calls.clear()
+    yield cloud
+    eventually(cloud.is_empty)
 
 
 @pytest.fixture
 def group(rig: Rig) -> str:
     """A security group that lets the rig's address in."""
     ec2 = boto3.client("ec2")
+    found = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["test"]}])["SecurityGroups"]
+    if found:
+        return str(found[0]["GroupId"])
     group = str(ec2.create_security_group(GroupName="test", Description="test")["GroupId"])
     ec2.authorize_security_group_ingress(
         GroupId=group, IpProtocol="tcp", FromPort=PORT, ToPort=PORT, CidrIp=f"{rig.address}/32"
@@ -361,4 +373,13 @@ def test_a_launch_waits_no_longer_for_aws_than_it_is_told(rig: Rig, make: Any) -
     rig.fail("CreateFleet", "RequestLimitExceeded", times=1000)
     with pytest.raises(ThrottledError):
         make().launch(1, timeout=2.0)
-    assert 1 < len(rig.calls("CreateFleet")) < 10
+    assert 1 <= len(rig.calls("CreateFleet")) < 10
+
+
+def test_two_launches_at_a_time_have_a_template_each(rig: Rig, make: Any) -> None:
+    rig.fail("CreateFleet", "RequestLimitExceeded", times=2)
+    driver = make()
+    with ThreadPoolExecutor(2) as pool:
+        launched = list(pool.map(lambda number: driver.launch(1, number), (1, 2)))
+    assert [1, 1] == [len(one.instances) for one in launched]
+    assert 2 == len(rig.calls("DeleteLaunchTemplate"))

@@ -9,6 +9,7 @@ boto3 is imported when the first request is made: 300 ms that only users of this
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from bigm.systems.ec2.options import Options
 ATTEMPTS = 10  # botocore pauses up to 1, 2, 4, 8, 16 and then 20 s between them, half of it on average: a minute
 _CONNECT = 10.0  # seconds
 _READ = 70.0  # seconds; a fleet of many instances takes its time
+_TALKATIVE = ("botocore.credentials", "botocore.configprovider")
 _REGIONS = {"pricing": "us-east-1"}  # services that are not in every region
 
 _ORIGINS = {  # by botocore's words
@@ -155,6 +157,9 @@ class Account:
                 import boto3
                 from botocore.exceptions import BotoCoreError
 
+                for name in _TALKATIVE:  # a program that logs what it does is not to log what we do
+                    if not logging.getLogger(name).level:
+                        logging.getLogger(name).setLevel(logging.WARNING)
                 try:
                     self._session = boto3.Session(profile_name=self._options.aws_profile or None)
                 except BotoCoreError as error:

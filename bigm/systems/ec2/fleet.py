@@ -60,6 +60,11 @@ class Order:
     user_data: bytes
     tags: Sequence[Mapping[str, str]]
 
+    @property
+    def template(self) -> str:
+        """The name of its launch template."""
+        return f"bigm-{self.launch}"
+
     def pools(self) -> list[tuple[str, str]]:
         """Types and subnets, as many as a request may name."""
         return [(kind, subnet) for kind in self.types for subnet in self.subnets][:_POOLS]
@@ -129,6 +134,7 @@ class Fleet:
         self._labels = labels
         self._given_up = given_up
         self._rest = rest or given_up.wait
+        self._buying = threading.Lock()
         self._bought = 0  # on demand, where so many are to be
         self._templates: dict[str, None] = {}  # names; those of requests whose answer was lost too
 
@@ -153,25 +159,30 @@ class Fleet:
                 raise
             outcome.refusals.append(_Refusal(getattr(error, "code", ""), error=error))
         finally:
-            self.delete_templates()
+            self._delete_template(order.template)
         return outcome
 
     def delete_templates(self) -> None:
-        """Delete those that are left. What cannot be is found by its tags."""
+        """Delete those that are left."""
         for template in list(self._templates):
-            try:
-                self._account.ask("delete_launch_template", LaunchTemplateName=template)
-            except _REFUSED as error:
-                if getattr(error, "code", "") not in _NO_TEMPLATE:
-                    continue  # again at the end, else by `bigm gc`
-            self._templates.pop(template, None)
+            self._delete_template(template)
+
+    def _delete_template(self, name: str) -> None:
+        """Delete one. If it cannot be it is tried again at the end, and found by its tags after that."""
+        try:
+            self._account.ask("delete_launch_template", LaunchTemplateName=name)
+        except _REFUSED as error:
+            if getattr(error, "code", "") not in _NO_TEMPLATE:
+                return
+        self._templates.pop(name, None)
 
     def _purchases(self, n: int, outcome: Outcome) -> Iterator[tuple[int, int]]:
         """How many to ask for as spot and on demand, request by request."""
         purchase = self._options.purchase
         if purchase.isdecimal():
-            on_demand = min(n, max(0, int(purchase) - self._bought))
-            self._bought += on_demand
+            with self._buying:
+                on_demand = min(n, max(0, int(purchase) - self._bought))
+                self._bought += on_demand
             yield n - on_demand, on_demand
         elif purchase == ON_DEMAND:
             yield 0, n
@@ -203,14 +214,13 @@ class Fleet:
         outcome.refusals += [_read_refusal(error) for error in answer.get("Errors", ())]
 
     def _make_template(self, order: Order, deadline: float) -> str:
-        name = f"bigm-{order.launch}"
         request = {
-            "LaunchTemplateName": name,
+            "LaunchTemplateName": order.template,
             "ClientToken": order.launch,
             "LaunchTemplateData": template_data(order, self._options),
             "TagSpecifications": [{"ResourceType": "launch-template", "Tags": order.tags}],
         }
-        self._templates[name] = None
+        self._templates[order.template] = None
         answer = self._persist("create_launch_template", request, deadline)
         return str(answer["LaunchTemplate"]["LaunchTemplateId"])
 

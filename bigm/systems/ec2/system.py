@@ -40,6 +40,7 @@ _END_INTERVAL = 0.5  # seconds between two requests that end instances
 _MOMENT = 0.1  # seconds for all machines of a cluster to say that they are to end
 _ADDRESSES = 60.0  # seconds for new instances to have addresses; AWS takes five
 _SETTLES = 20.0  # seconds for a launch that nobody waits for to be over
+_ENDING = 60.0  # seconds for AWS to say of all instances that they end
 _APPEARS = 5.0  # seconds after which what an interrupted launch has made is found by its tags
 _GRACE = 600.0  # seconds beyond the lifetime after which tags say that an instance is over: it had to boot
 _LINES = 25  # of a console that are shown
@@ -172,8 +173,9 @@ class Ec2(System):
     def _close(self, fleet: Fleet) -> None:
         with self._landed:
             self._landed.wait_for(lambda: not self._flying, _SETTLES)
-        until = time.monotonic() + (_APPEARS if self._interrupted or self._flying else 0.0)
-        while self._end_all() or time.monotonic() < until:
+        began = time.monotonic()
+        appears = _APPEARS if self._interrupted or self._flying else 0.0
+        while (self._end_all() and time.monotonic() < began + _ENDING) or time.monotonic() < began + appears:
             continue  # each look waits its turn
         fleet.delete_templates()
         if self._network is not None:
