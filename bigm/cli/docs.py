@@ -19,10 +19,12 @@ from bigm.cli.app import app
 from bigm.cli.lifecycle import lifecycle_page
 from bigm.cli.tables import as_written
 from bigm.config import BYTES, SECONDS, TEXT, TRUTH, general_keys, system_keys
+from bigm.errors import PermissionDenied
+from bigm.systems.ec2.faults import TABLE, Fault
 from bigm.systems.ec2.policy import NEEDS, Need
 
 _WIDTH = 80
-PAGES = ("docs/cli.md", "docs/configuration.md", "docs/ec2.md")
+PAGES = ("docs/cli.md", "docs/configuration.md", "docs/ec2.md", "docs/troubleshooting.md")
 LIFECYCLE = "docs/lifecycle.md"
 EXAMPLE = "bigm.yaml.example"
 
@@ -73,6 +75,19 @@ def action_table() -> str:
     return "\n".join(rows)
 
 
+def fault_table() -> str:
+    """The table of what AWS answers when it refuses something."""
+    rows = ["| AWS says | it means | what to try | exit code |", "| --- | --- | --- | --- |"]
+    codes: dict[tuple[str, str, int], list[str]] = {}
+    for code, fault in TABLE.items():
+        told = ("a permission is lacking, which is named", "allow it; `bigm doctor ec2 --policy` prints all")
+        text, hint = told if fault == Fault(PermissionDenied) else (fault.text or "what it adds in words", fault.hint)
+        codes.setdefault((text, hint, fault.kind.exit_code), []).append(code)
+    for (text, hint, status), found in codes.items():
+        rows.append(f"| {', '.join(f'`{code}`' for code in found)} | {text} | {hint} | {status} |")
+    return "\n".join(rows)
+
+
 def example() -> str:
     """The text of bigm.yaml.example: every key, with its default."""
     lines = [*_EXAMPLE_HEAD.splitlines(), ""]
@@ -107,6 +122,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "keys": key_table,
     "options of ec2": lambda: key_table("ec2."),
     "actions": action_table,
+    "faults of ec2": fault_table,
 }
 _SECTIONS = {
     "bundle": "What is brought to machines. Docs: docs/bundles.md.",

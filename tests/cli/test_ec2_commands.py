@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import re
 import sys
@@ -10,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 from commanding import Said
 
@@ -20,6 +18,7 @@ from bigm.systems.ec2.account import Account
 from bigm.systems.ec2.doctor import Place, examine
 from bigm.systems.ec2.options import Options
 from bigm.systems.ec2.policy import needs, policy
+from ec2rig.leaving import SOON, leave
 from ec2rig.rig import OTHER_REGION, Rig
 
 
@@ -140,36 +139,6 @@ def test_a_clock_that_is_wrong_is_told(rig: Rig, tmp_path: Path, offset: int, st
     assert abs(seconds - abs(offset)) <= 2
 
 
-LATE, SOON = time.time() - 3600, time.time() + 3600
-
-
-def leave(rig: Rig, cluster: str, *, expires: float = LATE, user: str = "", region: str = "") -> list[str]:
-    """What a driver leaves that was killed at the worst moments: ids of one of each kind."""
-    tags = {"bigm:cluster": cluster, "bigm:user": user or getpass.getuser(), "bigm:expires": str(int(expires))}
-    ec2 = boto3.client("ec2", region_name=region or None)
-
-    def tagged(kind: str) -> list[dict[str, object]]:
-        return [{"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
-
-    made = ec2.create_launch_template(
-        LaunchTemplateName=f"bigm-{cluster}",
-        LaunchTemplateData={"ImageId": "ami-1"},
-        TagSpecifications=tagged("launch-template"),
-    )
-    group = ec2.create_security_group(GroupName=cluster, Description="x")["GroupId"]
-    rule = ec2.authorize_security_group_ingress(
-        GroupId=group,
-        IpPermissions=[
-            {"IpProtocol": "tcp", "FromPort": 1, "ToPort": 1, "IpRanges": [{"CidrIp": "192.0.2.1/32"}]},
-        ],
-        TagSpecifications=tagged("security-group-rule"),
-    )
-    zone = ec2.describe_availability_zones()["AvailabilityZones"][0]["ZoneName"]
-    disk = ec2.create_volume(AvailabilityZone=zone, Size=8, TagSpecifications=tagged("volume"))
-    ids = [made["LaunchTemplate"]["LaunchTemplateId"], rule["SecurityGroupRules"][0]["SecurityGroupRuleId"]]
-    return [*ids, disk["VolumeId"]]
-
-
 def listed(said: Said) -> set[str]:
     return {one["instance"] for one in json.loads(said.out)}
 
@@ -177,8 +146,8 @@ def listed(said: Said) -> set[str]:
 def test_gc_removes_in_all_regions_what_should_have_ended_and_is_known_to_nobody(
     command: Callable[..., Said], rig: Rig
 ) -> None:
-    here, there = leave(rig, "c1"), leave(rig, "c2", region=OTHER_REGION)
-    others = leave(rig, "c3", user="somebody-else")
+    here, there = leave("c1"), leave("c2", region=OTHER_REGION)
+    others = leave("c3", user="somebody-else")
     said = command("gc", "--system", "ec2")
     assert 0 == said.status, said
     assert "bigm: would end 2 disks, 2 launch templates, 2 rules; --yes does" in said.err, said
@@ -193,7 +162,7 @@ def test_gc_removes_in_all_regions_what_should_have_ended_and_is_known_to_nobody
 
 
 def test_gc_leaves_what_may_be_of_a_run_on_another_computer(command: Callable[..., Said], rig: Rig) -> None:
-    ids = leave(rig, "c4", expires=SOON)
+    ids = leave("c4", expires=SOON)
     said = command("gc", "--system", "ec2", "--yes")
     assert "of runs that are not known here; --unknown takes them too" in said.err
     assert set(ids) == listed(command("gc", "--system", "ec2", "--yes", "--unknown", "--json"))
@@ -204,11 +173,11 @@ def test_gc_says_which_region_it_could_not_look_at(command: Callable[..., Said],
     rig.fail("DescribeRegions", "UnauthorizedOperation")
     said = command("gc", "--system", "ec2")
     assert 75 == said.status
-    assert "bigm: other regions was not looked at: DescribeRegions in eu-central-1 failed" in said.err
+    assert "bigm: every other region was not looked at: DescribeRegions in eu-central-1 failed" in said.err
 
 
 def test_gc_says_what_could_not_be_removed_and_removes_the_rest(command: Callable[..., Said], rig: Rig) -> None:
-    template, rule, disk = leave(rig, "c5")
+    template, rule, disk = leave("c5")
     rig.fail("DeleteVolume", "UnauthorizedOperation")
     said = command("gc", "--system", "ec2", "--yes", "--json")
     assert 75 == said.status

@@ -26,7 +26,7 @@ from bigm.systems.ec2.states import read_instance
 TEMPLATE, RULE, DISK = "launch template", "rule", "disk"
 _AT_ONCE = 8  # regions
 _GONE = ("InvalidLaunchTemplateId.NotFound", "InvalidVolume.NotFound")
-_ELSEWHERE = "other regions"
+_ELSEWHERE = "every other region"
 
 
 class Remains:

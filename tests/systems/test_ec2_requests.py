@@ -1,0 +1,90 @@
+"""What is asked of AWS is what docs/ec2.md lists, however many machines there are, and what the policy allows."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bigm.systems.base import Spec
+from bigm.systems.ec2.account import Account
+from bigm.systems.ec2.labels import Labels
+from bigm.systems.ec2.network import Network
+from bigm.systems.ec2.options import Options
+from bigm.systems.ec2.policy import NEEDS
+from bigm.systems.ec2.prices import Prices
+from bigm.systems.ec2.system import Ec2
+from ec2rig.leaving import leave
+from ec2rig.rig import Rig
+from launching import Launching
+from waiting import eventually
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "ec2.md"
+FREE = {"GetCallerIdentity"}  # everybody may
+UNSEEN = {"CreateTags", "CreateServiceLinkedRole", "PassRole", "RunInstances"}  # by AWS itself, for another request
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Rig]:
+    with Rig() as rig:
+        for name, value in {**rig.environ, "BIGM_HOME": str(tmp_path)}.items():
+            monkeypatch.setenv(name, value)
+        yield rig
+        eventually(rig.is_empty)
+
+
+def requests(rig: Rig, act: Callable[[], None]) -> Counter[str]:
+    """What *act* asks AWS to do; not what it only asks whether it may."""
+    before = len(rig.calls())
+    act()
+    return Counter(call.operation for call in rig.calls()[before:] if not call.parameters.get("DryRun"))
+
+
+def run(rig: Rig, n: int) -> None:
+    """What a run does with its system: an estimate, a launch, a look, and the end."""
+    system = Ec2(address_service=rig.address_service)
+    system.estimate(n, Spec())
+    launched = Launching(system).launch(n)
+    assert n == len(launched.instances), launched.failures
+    system.describe()
+    system.close()
+
+
+def listed() -> dict[str, str]:
+    """The requests of the page, and how often it says they are sent."""
+    block = PAGE.read_text().partition("<!-- requests -->")[2].partition("<!-- end of requests -->")[0]
+    return {row[0]: row[1] for row in re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", block, re.MULTILINE)}
+
+
+def test_the_requests_of_a_run_are_those_of_the_page_however_many_machines_there_are(rig: Rig) -> None:
+    run(rig, 1)  # the first of an account makes the group, which the page tells below its table
+    counts = {name: int(times) for name, times in listed().items() if times.isdigit()}
+    for n in (1, 4):
+        asked = requests(rig, lambda n=n: run(rig, n))
+        assert set() == set(asked) - set(listed())
+        assert counts == {name: asked[name] for name in counts}
+
+
+def test_the_policy_allows_what_is_asked_and_nothing_else(rig: Rig, tmp_path: Path) -> None:
+    def everything() -> None:
+        run(rig, 1)
+        system = Ec2(address_service=rig.address_service)
+        list(system.doctor())
+        [instance] = Launching(system).launch(1).instances
+        system.diagnose(instance)
+        system.close()
+        Prices(Account(Options()), tmp_path).estimate(1, ["m5.large"], Options())
+        by_bastion = Options(connect="ssh", proxy_command="nc %h %p")
+        network = Network(Account(by_bastion), by_bastion, Labels.of("c", by_bastion))
+        network.open(0.0)
+        network.close()
+
+    asked = set(requests(rig, everything))
+    leave("left")
+    system = Ec2(address_service=rig.address_service)
+    asked |= set(requests(rig, lambda: system.remove(system.discover()) and None))
+    allowed = {need.operation for need in NEEDS}
+    assert (set(), set()) == (asked - allowed - FREE, allowed - asked - UNSEEN)
