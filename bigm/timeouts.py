@@ -57,7 +57,7 @@ class Timeouts:
     teardown: float = _seconds(10.0, "every `teardown` must return within this time")
     grace: float = _seconds(3.0, "a worker told to end is killed after this long")
     drain: float = _seconds(5.0, "the last output of ended workers is read for this long")
-    linger: float = _seconds(15.0, "an agent that shut down waits this long for its last output to be fetched")
+    linger: float = _seconds(30.0, "an agent that shut down waits this long for its last output to be fetched")
     terminate: float = _seconds(60.0, "a system may take this long to end instances")
 
     def lease_of(self, local: bool) -> float:

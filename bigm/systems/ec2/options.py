@@ -50,7 +50,8 @@ class Options:
     root_gib: int = _option(50, "GiB of the root disk (gp3)")
     data_gib: int = _option(
         0,
-        "GiB of data disks (gp3) at /mnt/data, where the type has no instance store, which is used without being asked",
+        "GiB of data disks (gp3, 250 MiB/s each) at /mnt/data, where the type has no instance store, which is used "
+        "without being asked",
     )
     data_stripes: int = _option(1, "disks that data_gib is striped over, each of at least 16 GiB; 25 at most")
     ssh_keys: tuple[str, ...] = _option((), "public keys, or files of such, that may log in, for looking around")

@@ -140,8 +140,15 @@ def _commands(boot: Launch, options: Options) -> list[list[str]]:
         commands.append(["sh", "-c", "echo bigm: immortal: nothing ends this instance > /dev/console"])
     else:
         after = f"--on-active={math.ceil(_longest(boot) + _SECOND_MEANS)}"
-        timer = ["systemd-run", "--no-block", "--unit=bigm-lifetime", after]
-        commands.append([*timer, "/bin/systemctl", "poweroff", "--force"])
+        early = "DefaultDependencies=no"  # of all that a start that hangs would not reach
+        timer = [
+            "systemd-run",
+            "--no-block",
+            "--unit=bigm-lifetime",
+            f"--property={early}",
+            f"--timer-property={early}",
+        ]
+        commands.append([*timer, after, "/bin/systemctl", "poweroff", "--force"])
         commands.append(["systemctl", "set-default", "poweroff.target"])  # where a reboot leads
     if options.open_files > 1 << 20:  # the most that some kernels allow any process
         commands.append(["sysctl", "-q", "-w", f"fs.nr_open={options.open_files}"])
