@@ -63,7 +63,7 @@ class Rig:
         self.folder = Path(tempfile.mkdtemp(prefix="ec2rig-")).resolve()
         self.address = address
         self.told = address
-        self._claim, self.network = _claim_network()
+        self._claim, self.network = claim_network()
         self.cloud = Cloud(region, self.network)
         self.fleets = Fleets(self.cloud)
         self.guests: dict[str, Guest] = {}
@@ -165,6 +165,18 @@ class Rig:
 
     # Instances.
 
+    def make_guest(self, instance: Any, user_data: bytes, ended: Callable[[], None]) -> Guest:
+        """What runs in an instance, and calls *ended* when it has ended; not started yet."""
+        image = image_by_id(instance.image_id)
+        return Guest(
+            self.folder / instance.id,
+            user_data=user_data,
+            python=_python(image.minor if image else ""),
+            commands=self._commands,
+            environ={"AWS_EC2_METADATA_SERVICE_ENDPOINT": f"{self.endpoint}/imds/{instance.id}"},
+            ended=ended,
+        )
+
     def running(self) -> list[str]:
         """Ids of the instances that are not terminated, in the order they were launched."""
         with self._door.quiet():
@@ -236,15 +248,7 @@ class Rig:
             "region": self.cloud.region,
         }
         self.metadata[instance.id] = Metadata(identity, data)
-        image = image_by_id(instance.image_id)
-        guest = self.guests[instance.id] = Guest(
-            self.folder / instance.id,
-            user_data=data,
-            python=_python(image.minor if image else ""),
-            commands=self._commands,
-            environ={"AWS_EC2_METADATA_SERVICE_ENDPOINT": f"{self.endpoint}/imds/{instance.id}"},
-            ended=lambda: self._ended(instance.id),
-        )
+        guest = self.guests[instance.id] = self.make_guest(instance, data, lambda: self._ended(instance.id))
         if self.cloud.is_open(instance, PORT, self.address):
             self._wake(self.boots(number), guest)
         else:
@@ -296,7 +300,7 @@ class _BlackHole:
             each.close()
 
 
-def _claim_network() -> tuple[socket.socket, str]:
+def claim_network() -> tuple[socket.socket, str]:
     """A network that no other rig on this computer has while the socket is open."""
     for number in random.sample(range(64, 128), 64):
         claim = socket.socket()

@@ -389,7 +389,7 @@ def test_through_a_command_the_port_is_open_within_the_network_or_to_whom_the_us
 ) -> None:
     network = make(account, rig, connect="ssh", proxy_command="ssh -W %h:%p bastion")
     network.open(2e9)
-    assert ["127.77.0.0/16"] == addresses(account)
+    assert [rig.network] == addresses(account)
     network.close()
     network = make(account, rig, connect="ssh", proxy_command="ssh -W %h:%p bastion", own_address="10.0.0.5")
     network.open(2e9)
