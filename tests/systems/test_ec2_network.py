@@ -11,6 +11,7 @@ import pytest
 
 from bigm.errors import ConfigError, PermissionDenied, QuotaError, TransientError
 from bigm.systems.ec2 import network as subject
+from bigm.systems.ec2 import vpc
 from bigm.systems.ec2.account import Account
 from bigm.systems.ec2.address import address_towards, ask_service, parse_address
 from bigm.systems.ec2.labels import Labels, expired
@@ -116,6 +117,23 @@ def test_two_drivers_that_make_the_group_at_once_share_it(rig: Rig, account: Acc
     assert network.groups == late.groups
     assert [[HOME], ["203.0.113.9/32"]] == [addresses(account, "c0"), addresses(account, "c1")]
     assert 2 == len(rig.calls("CreateSecurityGroup")), "the second of which was refused"
+
+
+def test_a_group_that_aws_does_not_know_yet_after_making_it_is_waited_for(
+    rig: Rig, account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vpc, "_PAUSE", 0.01)
+    rig.fail("AuthorizeSecurityGroupIngress", "InvalidGroup.NotFound", times=2)
+    make(account, rig).open(2e9)
+    assert [HOME] == addresses(account)
+    assert 4 == len(rig.calls("AuthorizeSecurityGroupIngress"))
+
+
+def test_the_name_of_the_group_is_its_own_whatever_name_a_user_gives_to_machines(rig: Rig, account: Account) -> None:
+    named = Network(account, Options(own_address=HOME), Labels("c0", "me", {"Name": "mine"}))
+    named.open(2e9)
+    (group,) = account.ask("describe_security_groups", GroupIds=list(named.groups))["SecurityGroups"]
+    assert [{"Key": "Name", "Value": "bigm"}] == group["Tags"], "which the policy allows to be opened"
 
 
 def test_an_account_without_a_default_network_is_told_what_to_run(rig: Rig, account: Account) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from bigm.errors import ConfigError, SystemFault
 from bigm.systems.ec2.account import Account
@@ -13,6 +15,10 @@ from bigm.systems.ec2.options import Options
 GROUP = "bigm"  # the name of the security group in each VPC
 _GROUP_THERE = "InvalidGroup.Duplicate"
 _RULE_THERE = "InvalidPermission.Duplicate"
+_APPEARS = 20.0  # seconds until all of AWS knows of a group that it has made; mostly it is one or two
+_PAUSE = 1.0  # seconds between two questions
+
+T = TypeVar("T")
 
 
 def find_subnets(account: Account, options: Options) -> tuple[dict[str, str], str]:
@@ -64,33 +70,58 @@ def find_group(account: Account, vpc: str, labels: Labels) -> str:
     Raises:
         SystemFault: AWS would not.
     """
-    group = _group_named(account, vpc)
-    if group is None:
-        own = [{"Key": key, "Value": value} for key, value in {"Name": GROUP, **labels.extra}.items()]
-        try:
-            account.ask(
-                "create_security_group",
-                GroupName=GROUP,
-                Description="Machines of bigm, which reach one another",
-                VpcId=vpc,
-                TagSpecifications=[{"ResourceType": "security-group", "Tags": own}],  # no cluster's: it stays
-            )
-        except SystemFault as error:
-            if error.code != _GROUP_THERE:  # another driver was quicker
-                raise
-        group = _group_named(account, vpc)
-        if group is None:
-            raise SystemFault(f"AWS has made the security group {GROUP} of {vpc}, and does not know it")
+    group = _group_named(account, vpc) or _make_group(account, vpc, labels)
     id: str = group["GroupId"]
     pairs = [pair for rule in group["IpPermissions"] for pair in rule.get("UserIdGroupPairs", ())]
     if not any(pair.get("GroupId") == id for pair in pairs):
         one_another = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": id}]}
         try:
-            account.ask("authorize_security_group_ingress", GroupId=id, IpPermissions=[one_another])
+            _until_known(
+                lambda: account.ask("authorize_security_group_ingress", GroupId=id, IpPermissions=[one_another])
+            )
         except SystemFault as error:
             if error.code != _RULE_THERE:
                 raise
     return id
+
+
+def _make_group(account: Account, vpc: str, labels: Labels) -> dict[str, Any]:
+    """The group, made, or found where another driver was quicker."""
+    own = [{"Key": key, "Value": value} for key, value in {**labels.extra, "Name": GROUP}.items()]
+    try:
+        account.ask(
+            "create_security_group",
+            GroupName=GROUP,
+            Description="Machines of bigm, which reach one another",
+            VpcId=vpc,
+            TagSpecifications=[{"ResourceType": "security-group", "Tags": own}],  # no cluster's: it stays
+        )
+    except SystemFault as error:
+        if error.code != _GROUP_THERE:
+            raise
+
+    def look() -> dict[str, Any]:
+        group = _group_named(account, vpc)
+        if group is None:
+            raise ConfigError(f"AWS has made the security group {GROUP} of {vpc}, and does not know it")
+        return group
+
+    return _until_known(look)
+
+
+def _until_known(request: Callable[[], T]) -> T:
+    """Repeat a request about what was made a moment ago, as long as AWS says that there is no such thing.
+
+    Source: "Eventual consistency in the Amazon EC2 API" of its developer guide, which has just this example.
+    """
+    end = time.monotonic() + _APPEARS
+    while True:
+        try:
+            return request()
+        except ConfigError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_PAUSE)  # nobody tells when it is known
 
 
 def _group_named(account: Account, vpc: str) -> dict[str, Any] | None:
