@@ -383,3 +383,13 @@ def test_two_launches_at_a_time_have_a_template_each(rig: Rig, make: Any) -> Non
         launched = list(pool.map(lambda number: driver.launch(1, number), (1, 2)))
     assert [1, 1] == [len(one.instances) for one in launched]
     assert 2 == len(rig.calls("DeleteLaunchTemplate"))
+
+
+def test_instances_that_nothing_ends_are_warned_of_and_have_no_end_in_their_tags(
+    rig: Rig, make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(immortal=True).launch(1)
+    assert "cost money until you end them" in caplog.text
+    [call] = rig.calls("CreateFleet")
+    tags = {tag["Key"] for one in call.parameters["TagSpecifications"] for tag in one["Tags"]}
+    assert "bigm:expires" not in tags

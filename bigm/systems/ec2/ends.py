@@ -8,7 +8,7 @@ from typing import Any
 
 from bigm.errors import BigmError, InstanceGone, SystemFault
 from bigm.systems.ec2.account import Account
-from bigm.systems.ec2.fleet import as_fault
+from bigm.systems.ec2.refusals import as_fault
 
 _BATCH = 1000  # instances in one request, as AWS takes them
 _ID = re.compile(r"i-[0-9a-f]{8,17}")

@@ -20,17 +20,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bigm.errors import BigmError, CapacityError, ConfigError, SystemFault, ThrottledError, TransientError
+from bigm.errors import CapacityError, ConfigError, SystemFault, ThrottledError, TransientError
 from bigm.systems.ec2.account import Account
-from bigm.systems.ec2.faults import DROP, ELSEWHERE, look_up, make_error
+from bigm.systems.ec2.faults import DROP, look_up
 from bigm.systems.ec2.labels import Labels
 from bigm.systems.ec2.options import PURCHASES, Options
+from bigm.systems.ec2.refusals import ON_DEMAND, SPOT, Refusal, read_refusal
 from bigm.systems.ec2.userdata import data_disks
 
-SPOT, ON_DEMAND = "spot", "on-demand"
 _EITHER = "spot-else-on-demand"
 _POOLS = 300  # that a request may name
-_NAMED = 3  # types and zones that a message names
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0  # seconds; each is drawn between half of it and all
 _REFUSED = (ConfigError, SystemFault)
 _NO_TEMPLATE = ("InvalidLaunchTemplateName.NotFoundException", "InvalidLaunchTemplateId.NotFound")
@@ -80,33 +79,7 @@ class Outcome:
     """
 
     ids: list[str] = field(default_factory=list)
-    refusals: list[_Refusal] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    """Why a pool gave nothing, or fewer.
-
-    Args:
-        code: AWS's word for it.
-        message: AWS's text.
-        lifecycle: SPOT or ON_DEMAND, or "" where AWS does not tell.
-        kind: the type of the pool, or "".
-        subnet: its subnet, or "".
-        error: what it was translated to, where it is about the whole request.
-    """
-
-    code: str
-    message: str = ""
-    lifecycle: str = ""
-    kind: str = ""
-    subnet: str = ""
-    error: BigmError | None = None
-
-    @property
-    def is_final(self) -> bool:
-        """No other pool and no other way of buying helps."""
-        return look_up(self.code, self.message).then not in (ELSEWHERE, DROP)
+    refusals: list[Refusal] = field(default_factory=list)
 
 
 class Fleet:
@@ -157,7 +130,7 @@ class Fleet:
         except _REFUSED as error:
             if not outcome.ids:
                 raise
-            outcome.refusals.append(_Refusal(getattr(error, "code", ""), error=error))
+            outcome.refusals.append(Refusal(getattr(error, "code", ""), error=error))
         finally:
             self._delete_template(order.template)
         return outcome
@@ -207,11 +180,11 @@ class Fleet:
         try:
             answer = self._persist("create_fleet", request, deadline)
         except CapacityError as error:
-            outcome.refusals.append(_Refusal(error.code, error.message, SPOT if spot else ON_DEMAND, error=error))
+            outcome.refusals.append(Refusal(error.code, error.message, SPOT if spot else ON_DEMAND, error=error))
             return
         for group in answer.get("Instances", ()):
             outcome.ids += [id for id in group.get("InstanceIds", ()) if id not in outcome.ids]
-        outcome.refusals += [_read_refusal(error) for error in answer.get("Errors", ())]
+        outcome.refusals += [read_refusal(error) for error in answer.get("Errors", ())]
 
     def _make_template(self, order: Order, deadline: float) -> str:
         request = {
@@ -301,51 +274,3 @@ def _fleet_request(
     if on_demand:
         request["OnDemandOptions"] = {"AllocationStrategy": "lowest-price"}
     return request
-
-
-def _read_refusal(error: Mapping[str, Any]) -> _Refusal:
-    pool = (error.get("LaunchTemplateAndOverrides") or {}).get("Overrides") or {}
-    return _Refusal(
-        code=error.get("ErrorCode", ""),
-        message=error.get("ErrorMessage", ""),
-        lifecycle=error.get("Lifecycle", ""),
-        kind=pool.get("InstanceType", ""),
-        subnet=pool.get("SubnetId", ""),
-    )
-
-
-def explain(n: int, outcome: Outcome, order: Order, region: str) -> list[BigmError]:
-    """Why fewer than *n* were launched: an error for each cause, what only the user can mend first."""
-    missing = n - len(outcome.ids)
-    if missing <= 0:
-        return []
-    causes: dict[tuple[str, str], list[_Refusal]] = {}
-    for one in sorted(outcome.refusals, key=lambda one: not one.is_final):
-        causes.setdefault((one.code, one.lifecycle), []).append(one)
-    count = f"{missing} of {n} instances" if n > 1 else "the instance"
-    errors: list[BigmError] = [
-        _of_cause(refusals, f"cannot launch {count} in {region}", order.subnets) for refusals in causes.values()
-    ]
-    return errors or [CapacityError(f"AWS launched only {len(outcome.ids)} of {n} instances in {region}")]
-
-
-def _of_cause(refusals: Sequence[_Refusal], attempt: str, zones: Mapping[str, str]) -> BigmError:
-    first = refusals[0]
-    if first.error is not None:
-        return first.error
-    kinds = list(dict.fromkeys(one.kind for one in refusals if one.kind))
-    where = list(dict.fromkeys(zones.get(one.subnet, one.subnet) for one in refusals if one.subnet))
-    place = " in ".join(_some(words) for words in (kinds, where) if words)
-    how = {SPOT: "spot ", ON_DEMAND: "on-demand "}.get(first.lifecycle, "")
-    place = f"{how}{place}".strip()
-    return make_error(first.code, first.message, attempt=attempt, action="ec2:RunInstances", place=place)
-
-
-def _some(words: Sequence[str]) -> str:
-    shown = ", ".join(words[:_NAMED])
-    return f"{shown} and {len(words) - _NAMED} others" if len(words) > _NAMED else shown
-
-
-def as_fault(error: BigmError) -> SystemFault:
-    """The same error as one of a system, for those that stand beside instances that there are."""
-    return error if isinstance(error, SystemFault) else SystemFault(error.message, hint=error.hint)

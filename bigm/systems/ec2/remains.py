@@ -17,9 +17,9 @@ from bigm.errors import BigmError, ConfigError, SystemFault
 from bigm.systems.base import Instance
 from bigm.systems.ec2.account import Account
 from bigm.systems.ec2.ends import end_instances
-from bigm.systems.ec2.fleet import as_fault
 from bigm.systems.ec2.labels import CLUSTER, EXPIRES, LAUNCH, USER, of_any, read_tags, user_of
 from bigm.systems.ec2.options import Options
+from bigm.systems.ec2.refusals import as_fault
 from bigm.systems.ec2.rules import leftover_rules, revoke
 from bigm.systems.ec2.states import read_instance
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import socket
 import sys
 import threading
@@ -23,17 +24,20 @@ from bigm.systems.base import ENDED, Capabilities, Finding, Instance, Launched, 
 from bigm.systems.ec2.account import Account
 from bigm.systems.ec2.doctor import Place, examine, preview
 from bigm.systems.ec2.ends import end_instances
-from bigm.systems.ec2.fleet import Fleet, Order, Outcome, as_fault, check_purchase, explain
+from bigm.systems.ec2.fleet import Fleet, Order, Outcome, check_purchase
 from bigm.systems.ec2.gathering import Gathering
 from bigm.systems.ec2.images import resolve_image
 from bigm.systems.ec2.labels import Labels, of_cluster, parse_tags
 from bigm.systems.ec2.network import Network, check_way
 from bigm.systems.ec2.options import Options
 from bigm.systems.ec2.policy import needs, partition_of, policy
+from bigm.systems.ec2.refusals import as_fault, explain
 from bigm.systems.ec2.remains import Remains
 from bigm.systems.ec2.states import Seen, read_instance
 from bigm.systems.ec2.types import resolve_types
 from bigm.systems.ec2.userdata import render
+
+logger = logging.getLogger("bigm.ec2")
 
 _LOOK_INTERVAL = 1.0  # seconds between two requests that ask how instances are, however many machines ask
 _END_INTERVAL = 0.5  # seconds between two requests that end instances
@@ -209,9 +213,11 @@ class Ec2(System):
         self._waits = f"launching {n} instances in {self._account.region}"
         outcome = self._fleet.launch(n, order, deadline)
         instances, failures = self._await_addresses(outcome, deadline)
-        failures = [*map(as_fault, explain(n, outcome, order, self._account.region)), *failures]
+        region = self._account.region
+        missing = explain(n, len(outcome.ids), outcome.refusals, order.subnets, region)
+        failures = [*map(as_fault, missing), *failures]
         if not instances and not failures:
-            failures = [CapacityError(f"AWS launched nothing in {self._account.region}")]
+            failures = [CapacityError(f"AWS launched nothing in {region}")]
         return Launched(tuple(instances), tuple(failures))
 
     def _order(self, spec: Spec, boot: Launch, launch_id: str) -> Order:
@@ -220,6 +226,8 @@ class Ec2(System):
         assert self._network is not None
         options = self._options
         expires = 0.0 if options.immortal else time.time() + boot.lifetime + _GRACE
+        if options.immortal:
+            logger.warning("ec2.immortal: these instances outlive their driver, and cost money until you end them")
         types = resolve_types(self._account, options, home_folder())
         minor = f"{sys.version_info.major}.{sys.version_info.minor}"
         image = resolve_image(self._account, options, minor, types[0].architecture)
