@@ -6,6 +6,7 @@ parts (`bigm.parts`), and so is the manifest itself.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable
@@ -67,18 +68,23 @@ class Manifest:
     def __hash__(self) -> int:
         return hash(self.files)
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """sha256 of `to_bytes`, hexadecimal: the name of the tree."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
         """JSON, a list of [path, digest, size, executable], in ASCII."""
+        return self._bytes
+
+    @functools.cached_property
+    def _bytes(self) -> bytes:
+        """Made once: a driver asks for it several times for each of its machines, and it may have 200,000 files."""
         return json.dumps(self.files, separators=(",", ":")).encode("ascii")
 
     @classmethod

@@ -27,6 +27,11 @@ def test_it_reads_what_it_writes_whatever_order_the_files_came_in(found: list[Fi
     assert manifest.digest == Manifest(found).digest
 
 
+def test_its_bytes_are_made_once_however_many_machines_are_told_of_it():
+    manifest = Manifest([File("a", DIGEST, 1)])
+    assert manifest.to_bytes() is manifest.to_bytes()
+
+
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a/", "a\0b"])
 def test_no_path_leads_out_of_the_tree(path: str):
     with pytest.raises(ManifestError, match="no path within a tree"):
