@@ -32,7 +32,7 @@ from bigm.errors import (
     Unreachable,
 )
 from bigm.lifecycle import Cause, Phase, State
-from bigm.routes import tcp_connect
+from bigm.routes import parse_address, tcp_connect
 from bigm.rpc import codec, interrupts
 from bigm.rpc.calls import CallFuture
 from bigm.rpc.client import Client
@@ -89,9 +89,7 @@ class Peer(Calls):
     _watcher: Optional[Watcher] = None
 
     def __init__(self, addr: str, link: Link) -> None:
-        locator, slash, machine = addr.rpartition("/")
-        if not (locator and slash and machine):
-            raise ConfigError(f"{addr!r} is no machine's address", hint="it looks like 127.0.0.1:42409/m0")
+        locator, machine = parse_address(addr)
         self.addr = addr
         self.id = machine
         self.stats = CallStats()

@@ -14,12 +14,24 @@ from __future__ import annotations
 
 import socket
 
-from bigm.errors import NotSupported
+from bigm.errors import ConfigError, NotSupported
 
 OFF = "off"
 RELAY = "relay"  # the socket's name, in the folder of a route
 SOCKET = "s"  # of a machine, in its folder; see `bigm.bootstrap.onhost`
 LONGEST = 300  # bytes of the line that a relay is told
+
+
+def parse_address(address: str) -> tuple[str, str]:
+    """Locator and machine of "locator/machine": where to dial, and whom to expect there.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    locator, slash, machine = address.rpartition("/")
+    if not (locator and slash and machine):
+        raise ConfigError(f"{address!r} is no machine's address", hint="it looks like 127.0.0.1:42409/m0")
+    return locator, machine
 
 
 def make_route(near: str, folder: str) -> str:

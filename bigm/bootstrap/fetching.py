@@ -8,9 +8,8 @@ from types import TracebackType
 from typing import Any, Optional
 
 from bigm.bootstrap.store import Store
-from bigm.errors import ConfigError
 from bigm.parts import PartError
-from bigm.routes import connect
+from bigm.routes import connect, parse_address
 from bigm.rpc.client import Client
 from bigm.rpc.identity import MACHINE, Identity
 from bigm.rpc.tls import Credentials
@@ -32,9 +31,7 @@ class Source:
     """
 
     def __init__(self, address: str, credentials: Credentials, stall: float) -> None:
-        locator, slash, machine = address.rpartition("/")
-        if not (locator and slash and machine):
-            raise ConfigError(f"{address!r} is no machine's address", hint="it looks like 127.0.0.1:42409/m0")
+        locator, machine = parse_address(address)
         self._name = machine
         self._stall = stall
         self._client = Client(
