@@ -7,6 +7,7 @@ Source: bigmachine machine.go (Call, RetryCall).
 
 from __future__ import annotations
 
+import abc
 import concurrent.futures
 import difflib
 import functools
@@ -41,7 +42,7 @@ _RETRY_FIRST = 0.05  # seconds before the first further attempt of retry_call; d
 _RETRY_MOST = 5.0
 
 
-class Calls:
+class Calls(abc.ABC):
     """The ways to call a machine, with the options that these calls carry. See `Peer`."""
 
     _timeout: Optional[float] = None
@@ -250,13 +251,13 @@ class Calls:
         handle: T = _Handle(self, name, cls)  # type: ignore[assignment]  # that is the point of it
         return handle
 
+    @abc.abstractmethod
     def _route(self, timeout: Optional[float]) -> tuple[Client, Optional[float]]:
         """The client to call by, and what is left of *timeout* once there is one."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _route_all(self, timeout: Optional[float]) -> tuple[tuple[Client, ...], Optional[float]]:
         """The same for a client of each worker."""
-        raise NotImplementedError
 
     def _submit_each(
         self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -273,16 +274,17 @@ class Calls:
 
             await asyncio.shield(asyncio.wrap_future(opened))
 
+    @abc.abstractmethod
     def _opened(self) -> concurrent.futures.Future[None]:
         """Done as soon as `_route` need not wait."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _where(self) -> str:
         """Which machine is called."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _timeouts(self) -> Timeouts:
-        raise NotImplementedError
+        """Those of the cluster."""
 
 
 class _Handle:

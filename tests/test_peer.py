@@ -6,8 +6,9 @@ from concurrent.futures import Future
 import pytest
 
 import bigm
-from bigm.peer import Calls, Peer, _pressure
+from bigm.peer import Peer, _pressure
 from cluster_services import Counter, SetUp
+from one_client import OneClient
 
 
 class Stub:
@@ -77,8 +78,8 @@ def test_another_machine_at_the_address_is_noticed_by_its_name(machines: list[bi
         machines[0].call("S.ask", crossed, "C.pid")  # the service's own call failed, not ours
 
 
-class Flaky(Calls):
-    """Fails before it starts, some times."""
+class Flaky(OneClient):
+    """Fails before it starts, some times; it has no client, for it never gets so far."""
 
     def __init__(self, failures: int) -> None:
         self.failures, self.calls = failures, 0
@@ -89,9 +90,6 @@ class Flaky(Calls):
         if self.calls <= self.failures:
             raise bigm.Unreachable("not now")
         return args
-
-    def _timeouts(self) -> bigm.Timeouts:
-        return bigm.Timeouts()
 
 
 def test_retry_call_goes_on_while_the_call_certainly_did_not_start() -> None:

@@ -5,6 +5,7 @@ A reader *settles* a call with an outcome that is still bytes; whoever waits for
 
 from __future__ import annotations
 
+import abc
 import concurrent.futures
 import queue
 import threading
@@ -46,7 +47,7 @@ def take_kept() -> Optional[list[object]]:
     return kept
 
 
-class Pending:
+class Pending(abc.ABC):
     """A call that is not settled yet.
 
     Args:
@@ -100,9 +101,9 @@ class Pending:
         self.keeps = take_kept() if _keeper.kept is not None else None
         self.gate: Optional[threading.Lock] = None  # where a WaitingCall's thread sleeps
 
+    @abc.abstractmethod
     def settle(self, outcome: Outcome) -> None:
         """Take the outcome; only once, by whoever took the call out of its channel."""
-        raise NotImplementedError
 
     def frame(self, id: int, flags: int) -> list[wire.Buffer]:
         """The call as buffers to send."""

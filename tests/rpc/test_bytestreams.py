@@ -13,11 +13,10 @@ from typing import Any, Optional
 import pytest
 from places import Place
 
-from bigm.calling import Calls
 from bigm.errors import CallError, MayHaveRun, Unreachable
 from bigm.rpc.bytestreams import StreamReader
-from bigm.rpc.client import Client
 from bigm.rpc.streams import Incoming, Stream
+from one_client import OneClient
 from waiting import eventually
 
 Make = Callable[..., Place]
@@ -68,16 +67,6 @@ class Disk:
 
     def save_once(self, file: Any, path: str) -> int:
         return self.save(file, path)
-
-
-class OneClient(Calls):
-    """The ways to call of a machine with one worker, straight to a client."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-
-    def _route(self, timeout: Optional[float]) -> tuple[Client, Optional[float]]:
-        return self.client, timeout
 
 
 @pytest.fixture
