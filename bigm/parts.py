@@ -36,18 +36,18 @@ class Parts:
     """
 
     def __init__(self, folder: str, incoming: str = "") -> None:
-        self._folder = folder
+        self.folder = folder
         self._incoming = incoming or folder
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<Parts {self._folder}>"
+        return f"<Parts {self.folder}>"
 
     def path(self, digest: str) -> str:
         """Path of a part, whether or not it is here."""
         if not _DIGEST.match(digest):
             raise PartError(f"{digest!r} is not a sha256 digest")
-        return os.path.join(self._folder, digest)
+        return os.path.join(self.folder, digest)
 
     def have(self, digests: Iterable[str]) -> dict[str, int]:
         """Which of *digests* are missing.
@@ -80,7 +80,7 @@ class Parts:
                 if last and received == offset + len(data):
                     self._finish(digest, partial, path)
             except OSError as error:
-                raise PartError(f"cannot keep part {digest[:12]} in {self._folder}: {error.strerror}") from error
+                raise PartError(f"cannot keep part {digest[:12]} in {self.folder}: {error.strerror}") from error
             return received
 
     def get(self, digest: str, offset: int, size: int) -> bytes:
@@ -106,7 +106,7 @@ class Parts:
             return 0
 
     def _append(self, partial: str, offset: int, data: bytes) -> int:
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             received = os.fstat(fd).st_size

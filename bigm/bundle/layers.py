@@ -4,7 +4,7 @@
         <key>             the layer's facts, as JSON; locked, shared, by those who use its parts
         <begin>.making    locked by who makes it; its name is the key's first digits
         <begin>.work/     what is being made, or what is left of an attempt that failed
-        all               held by those who add parts, exclusively by who removes some
+        all               see `bigm.bundle.holdings`
         seen/<digest>     an environment as it was when its files were last read
     <home>/cache/pex/     pex's own cache, and pex.lock, held by who uses it
         patched/          its caches for distributions that were patched in place
@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import NamedTuple
 
 from bigm.bootstrap.locks import Lock
 from bigm.bundle.bundle import Dependencies
+from bigm.bundle.holdings import LAYERS, Holdings, Use, age, shared, tried
 from bigm.bundle.snapshot import keep_bytes, keep_file
 from bigm.errors import BigmError, ConfigError
 from bigm.manifest import File, Manifest, ManifestError
@@ -35,8 +35,6 @@ KEEP_OF_PEX = 8 << 30  # bytes of pex's cache; above that it begins anew: 91 dis
 
 PATCHED = "patched"
 KEEP_SEEN = 100  # environments
-
-_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 class Made(NamedTuple):
@@ -71,13 +69,6 @@ class Seen(NamedTuple):
     paths: tuple[str, ...] = ()
 
 
-class Use(Lock):
-    """A lock that is held for as long as it is referred to."""
-
-    def __del__(self) -> None:
-        self.close()
-
-
 class Layers:
     """The layers in one cache.
 
@@ -87,10 +78,11 @@ class Layers:
     """
 
     def __init__(self, cache: Path, store: Parts) -> None:
-        self._folder = cache / "layers"
+        self._folder = cache / LAYERS
         self._pex = cache / "pex"
         self._store = store
         with self._explained():
+            self._held = Holdings(LAYERS, cache, store)
             (self._folder / "seen").mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def __repr__(self) -> str:
@@ -143,25 +135,28 @@ class Layers:
 
     def prune(self, *, keep: int = KEEP, keep_of_pex: int = KEEP_OF_PEX) -> None:
         """Remove what was not used for longest and nobody uses now, above so many bytes. Never waits for anybody."""
-        with _tried(self._folder / "all") as alone:
-            if alone:
-                self._prune_layers(keep)
-        with _tried(self._pex.with_suffix(".lock")) as alone:
+        self._held.prune(keep)
+        for work in self._folder.glob("*.work"):
+            with tried(work.with_suffix(".making")) as alone:
+                if alone:
+                    shutil.rmtree(work, ignore_errors=True)
+        with tried(self._pex.with_suffix(".lock")) as alone:
             if alone:
                 self._prune_pex(keep_of_pex)
-        for path in sorted((self._folder / "seen").iterdir(), key=_age)[KEEP_SEEN:]:
+        for path in sorted((self._folder / "seen").iterdir(), key=age)[KEEP_SEEN:]:
             path.unlink(missing_ok=True)
 
     def _read(self, key: str, use: Lock) -> Dependencies | None:
         """A layer that is here, and whole."""
         facts = use.read()
         try:
-            manifest = Manifest.from_bytes(Path(self._store.path(facts["manifest"])).read_bytes())
+            (digest,) = facts["manifests"]
+            manifest = Manifest.from_bytes(Path(self._store.path(digest)).read_bytes())
             texts = [tuple(map(str, facts[name])) for name in ("distributions", "notes")]
             # by size: a crash of the computer may have left some short, and to read them all takes too long
             if all(os.stat(self._store.path(file.digest)).st_size == file.size for file in manifest.files):
                 return Dependencies(manifest, key, str(facts["python"]), texts[0], texts[1], use)
-        except (KeyError, OSError, PartError, ManifestError):
+        except (KeyError, ValueError, OSError, PartError, ManifestError):
             pass
         return None
 
@@ -169,14 +164,12 @@ class Layers:
         work = self._folder / f"{key[:12]}.work"
         shutil.rmtree(work, ignore_errors=True)  # of one who died
         work.mkdir()
-        with contextlib.ExitStack() as held:
-            for path in (self._folder / "all", self._pex.with_suffix(".lock")):
-                held.enter_context(_shared(path))
+        with self._held.adding(), shared(self._pex.with_suffix(".lock")):
             try:
                 made = make(work, self._pex)
                 manifest = self._keep(made.tree)
                 texts = {"distributions": made.distributions, "notes": made.notes}
-                use.write({"manifest": manifest.digest, "python": made.python, **texts})
+                use.write({"manifests": [manifest.digest], "python": made.python, **texts})
             except BaseException as error:
                 if not isinstance(error, BigmError):
                     shutil.rmtree(work, ignore_errors=True)
@@ -193,41 +186,12 @@ class Layers:
         keep_bytes(self._store, manifest.to_bytes())
         return manifest
 
-    def _prune_layers(self, keep: int) -> None:
-        """With nobody adding parts: decide which layers stay, then remove the parts that none of these has."""
-        staying: dict[str, int] = {}
-        going: dict[str, int] = {}
-        for path in sorted((each for each in self._folder.iterdir() if _KEY.fullmatch(each.name)), key=_age):
-            lock = Lock(str(path))
-            parts = self._parts(lock)
-            unused = lock.take(exclusive=True, wait=False)
-            if unused and sum({**staying, **parts}.values()) > keep:
-                going.update(parts)
-                lock.remove()
-            else:
-                staying.update(parts)
-            lock.close()
-        for digest in going.keys() - staying.keys():
-            Path(self._store.path(digest)).unlink(missing_ok=True)
-        for work in self._folder.glob("*.work"):
-            with _tried(work.with_suffix(".making")) as alone:
-                if alone:
-                    shutil.rmtree(work, ignore_errors=True)
-
     def _prune_pex(self, keep: int) -> None:
-        patched = sorted((self._pex / PATCHED).iterdir(), key=_age) if (self._pex / PATCHED).exists() else []
+        patched = sorted((self._pex / PATCHED).iterdir(), key=age) if (self._pex / PATCHED).exists() else []
         for folder in patched[1:]:  # who edits an installed file does so again and again
             shutil.rmtree(folder, ignore_errors=True)
         if folder_size(self._pex) > keep:
             shutil.rmtree(self._pex, ignore_errors=True)
-
-    def _parts(self, lock: Lock) -> dict[str, int]:
-        digest = str(lock.read().get("manifest", ""))
-        try:
-            data = Path(self._store.path(digest)).read_bytes()
-            return {digest: len(data), **{file.digest: file.size for file in Manifest.from_bytes(data).files}}
-        except (OSError, PartError, ManifestError):
-            return {}
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -250,34 +214,6 @@ class Layers:
             lock.remove()
         finally:
             lock.close()
-
-
-@contextlib.contextmanager
-def _shared(path: Path) -> Iterator[None]:
-    lock = Lock(str(path))
-    try:
-        lock.take(exclusive=False)
-        yield
-    finally:
-        lock.close()
-
-
-@contextlib.contextmanager
-def _tried(path: Path) -> Iterator[bool]:
-    """Hold a lock exclusively if nobody else holds it; whether that is so."""
-    lock = Lock(str(path))
-    try:
-        yield lock.take(exclusive=True, wait=False)
-    finally:
-        lock.close()
-
-
-def _age(path: Path) -> float:
-    """Sorts what was used last to the front."""
-    try:
-        return -path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
 
 
 def folder_size(folder: Path) -> int:

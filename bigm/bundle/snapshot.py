@@ -85,7 +85,7 @@ def keep_bytes(store: Parts, data: bytes) -> str:
 
 def remove_unfinished(store: Parts) -> None:
     """Remove what those who were killed had not finished: nobody has written to it for long."""
-    with contextlib.suppress(OSError), os.scandir(os.path.dirname(store.path("0" * 64))) as found:
+    with contextlib.suppress(OSError), os.scandir(store.folder) as found:
         for entry in found:
             if entry.name.endswith(_UNFINISHED) and entry.stat().st_mtime < time.time() - _ABANDONED:
                 os.unlink(entry.path)

@@ -1,24 +1,30 @@
 """Interpreters for machines that have none: archives of python-build-standalone, fetched once and verified.
 
 A mirror is the address of one release: a folder that has the archives, and `SHA256SUMS` with the digest of each; or the
-address of one archive with its digest behind "#sha256=". An archive is kept by its digest, so that a fetch which was
-cut goes on where it ended, and the second run needs no network.
+address of one archive with its digest behind "#sha256=". An archive is a part of the driver's store, as machines are
+sent it, so that the second run needs no network.
+
+    <home>/cache/pythons/<digest>         its record; see `bigm.bundle.holdings`
+    <home>/cache/pythons/<digest>.part    what has arrived of it: a fetch that was cut goes on where it ended
+    <home>/cache/pythons/fetched.json     which archive is that of a mirror and a platform
 
 Source: the releases of python-build-standalone, "install_only" and "install_only_stripped".
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote, urldefrag, urljoin
 
 from bigm.bootstrap.locks import held
-from bigm.bundle.snapshot import keep_file
+from bigm.bundle.holdings import PYTHONS, Holdings
 from bigm.errors import BigmError, ConfigError
 from bigm.parts import PartError, Parts
 
@@ -38,6 +44,8 @@ _TRIPLES = {
 _ARCHIVE = re.compile(r"cpython-(\d+\.\d+\.\d+)\+\d+-([a-z0-9_-]+?)-install_only(_stripped)?\.tar\.gz")
 _PIECE = 64 << 10  # bytes; of the piece in which a connection ends nothing is kept
 _SUMS_BYTES = 1 << 20  # of SHA256SUMS, which has some 200 KB
+KEEP = 1 << 30  # bytes of archives that are kept for later runs; each has 30 MB
+_ABANDONED = 7 * 86400.0  # seconds without a byte, after which what has arrived of an archive is removed
 _TRIES = 4  # one after another that bring nothing
 _PARTIAL, _NO_MORE = 206, 416  # what a server answers that goes on, or has nothing after that byte
 _ELSEWHERE = "see what bundle.mirror is, or set it to another place"
@@ -52,25 +60,21 @@ class FetchError(BigmError):
 
 
 class Archive(NamedTuple):
-    """An interpreter that is here, as one file.
+    """An interpreter that is here, as a part.
 
     Args:
         platform: "linux-x86_64".
         version: "3.11.15"; "" where only its address is known.
-        digest: sha256, hexadecimal: the part that machines are sent.
-        path: of the file on this computer.
+        digest: sha256, hexadecimal.
         size: bytes.
+        hold: keeps it in the store, for as long as it is referred to.
     """
 
     platform: str
     version: str
     digest: str
-    path: Path
     size: int
-
-    def keep(self, store: Parts) -> str:
-        """Have it in *store*, as one part; its digest."""
-        return keep_file(store, str(self.path)).digest
+    hold: object
 
 
 class _Wanted(NamedTuple):
@@ -85,8 +89,10 @@ def fetch(
     platform: str,
     python: str,
     *,
+    store: Parts,
     cache: Path,
     mirror: str = RELEASE,
+    keep: int = KEEP,
     timeout: float = 60.0,
     progress: Progress = lambda received, total: None,
 ) -> Archive:
@@ -95,8 +101,11 @@ def fetch(
     Args:
         platform: "linux-aarch64", as in `bigm.bundle.platforms`.
         python: minor version, "3.11"; the newest of the release is taken.
-        cache: folder for archives; several processes may use it at once, and the second one finds what the first got.
+        store: the driver's store of parts, which gets it; in the same cache.
+        cache: bigm's folder of caches; several processes may use it at once, and the second one finds what the first
+            got.
         mirror: as the setting `bundle.mirror`.
+        keep: bytes of archives that stay here, the one that was used last first; others go, unless they are used.
         timeout: seconds after which a silent server is given up.
         progress: called as bytes arrive.
     Raises:
@@ -109,18 +118,22 @@ def fetch(
     if not re.match(r"https?://.", address):
         raise ConfigError(f"bundle.mirror: {mirror!r} is no http address")
     key = f"{platform} {python} {mirror}"
-    archives = Parts(str(cache))
+    folder = cache / PYTHONS
+    archives = Parts(store.folder, incoming=str(folder))
     try:
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with held(str(cache / "lock")):
-            wanted = _recorded(cache, key) or _find(address, fragment, platform, python, timeout)
+        kept = Holdings(PYTHONS, cache, store)
+        with held(str(folder / "lock")), kept.adding():
+            wanted = _recorded(folder, key, archives) or _find(address, fragment, platform, python, timeout)
             if archives.have([wanted.digest]):
                 _download(wanted, archives, timeout, progress)
-                _record(cache, key, wanted)
+                _record(folder, key, wanted)
+            size = os.path.getsize(archives.path(wanted.digest))
+            hold = kept.use(wanted.digest, {wanted.digest: size})
+        kept.prune(keep)
+        _remove_abandoned(folder)
     except OSError as error:
-        raise FetchError(f"cannot keep an interpreter in {cache}: {error.strerror}", hint="make room there") from error
-    path = Path(archives.path(wanted.digest))
-    return Archive(platform, wanted.version, wanted.digest, path, path.stat().st_size)
+        raise FetchError(f"cannot keep an interpreter in {folder}: {error.strerror}", hint="make room there") from error
+    return Archive(platform, wanted.version, wanted.digest, size, hold)
 
 
 def _find(address: str, fragment: str, platform: str, python: str, timeout: float) -> _Wanted:
@@ -247,17 +260,17 @@ def _said(error: BaseException) -> str:
     return text
 
 
-def _recorded(cache: Path, key: str) -> _Wanted | None:
+def _recorded(folder: Path, key: str, archives: Parts) -> _Wanted | None:
     """What an earlier fetch found, if it is still here."""
     try:
-        wanted = _Wanted(*json.loads((cache / "fetched.json").read_text())[key])
+        wanted = _Wanted(*json.loads((folder / "fetched.json").read_text())[key])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return wanted if os.path.exists(Parts(str(cache)).path(wanted.digest)) else None
+    return None if archives.have([wanted.digest]) else wanted
 
 
-def _record(cache: Path, key: str, wanted: _Wanted) -> None:
-    file = cache / "fetched.json"
+def _record(folder: Path, key: str, wanted: _Wanted) -> None:
+    file = folder / "fetched.json"
     try:
         known = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -265,3 +278,11 @@ def _record(cache: Path, key: str, wanted: _Wanted) -> None:
     unfinished = file.with_suffix(".new")
     unfinished.write_text(json.dumps({**known, key: wanted}))
     unfinished.replace(file)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what arrived of archives that nobody has gone on fetching for long."""
+    for path in folder.glob("*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - _ABANDONED:
+                path.unlink()

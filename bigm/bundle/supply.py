@@ -78,19 +78,19 @@ class Supply:
         """
         from bigm.bundle import standalone
 
-        def fetch() -> tuple[str, int]:
-            archive = standalone.fetch(
+        def fetch() -> standalone.Archive:
+            return standalone.fetch(
                 platform,
                 bundle.python,
-                cache=self._cache / "pythons",
+                store=bundle.store,
+                cache=self._cache,
                 mirror=self._mirror or standalone.RELEASE,
                 timeout=self._stall,
                 progress=_Progress(self._tell, f"Python {bundle.python} for {platform}"),
             )
-            return archive.keep(bundle.store), archive.size
 
-        found: tuple[str, int] = self._once((platform, bundle.python), fetch)
-        return found
+        found: standalone.Archive = self._once((platform, bundle.python), fetch)  # held for as long as this is
+        return found.digest, found.size
 
     def _once(self, key: object, get: Callable[[], Any]) -> Any:
         with self._lock:

@@ -40,7 +40,7 @@ def used(programs: Programs, manifest: Manifest, at: int) -> None:
     with programs.adding():
         programs.use(manifest)
     gc.collect()
-    (record,) = programs._folder.glob(manifest.digest)
+    (record,) = programs._held.folder.glob(manifest.digest)
     os.utime(record, (at, at))
 
 
@@ -97,7 +97,7 @@ def test_what_is_in_use_stays_however_old_and_goes_when_it_is_not(programs: Prog
     old = program(store, b"old")
     with programs.adding():
         hold = programs.use(old)
-    os.utime(programs._folder / old.digest, (1, 1))
+    os.utime(programs._held.folder / old.digest, (1, 1))
     used(programs, program(store, b"new"), 2)
     programs.prune(keep=0)
     assert here(store, old)

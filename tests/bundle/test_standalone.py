@@ -90,26 +90,62 @@ def mirror() -> Iterator[Mirror]:
         thread.join()
 
 
+def store_in(cache: Path) -> Parts:
+    return Parts(str(cache / "parts"))
+
+
 def get(server: Mirror, cache: Path, **more: object) -> standalone.Archive:
-    return fetch("linux-x86_64", "3.11", **{"cache": cache, "mirror": server.address, "timeout": 10, **more})
+    given = {"store": store_in(cache), "cache": cache, "mirror": server.address, "timeout": 10, **more}
+    return fetch("linux-x86_64", "3.11", **given)
+
+
+def content(server: Mirror, cache: Path) -> bytes:
+    return Path(store_in(cache).path(get(server, cache).digest)).read_bytes()
+
+
+def arrive(cache: Path) -> None:
+    """All of the archive has arrived, and was not verified."""
+    (cache / "pythons").mkdir(exist_ok=True)
+    Parts(str(cache / "parts"), incoming=str(cache / "pythons")).put(DIGEST, 0, CONTENT, last=False)
 
 
 def test_an_interpreter_is_fetched_verified_and_becomes_a_part(mirror: Mirror, tmp_path: Path):
     seen: list[tuple[int, int]] = []
-    archive = get(mirror, tmp_path / "pythons", progress=lambda *state: seen.append(state))
-    assert ("linux-x86_64", "3.11.15", DIGEST, len(CONTENT)) == (*archive[:3], archive.size)
-    assert CONTENT == archive.path.read_bytes()
+    archive = get(mirror, tmp_path, progress=lambda *state: seen.append(state))
+    assert ("linux-x86_64", "3.11.15", DIGEST, len(CONTENT)) == archive[:4]
     assert (len(CONTENT), len(CONTENT)) == seen[-1]
     assert seen == sorted(seen)
-    store = Parts(str(tmp_path / "parts"))
-    assert DIGEST == archive.keep(store)
-    assert {} == store.have([DIGEST])
+    assert CONTENT == Path(store_in(tmp_path).path(DIGEST)).read_bytes()
+
+
+def test_an_archive_lies_once_in_the_caches_and_goes_when_it_is_not_used(mirror: Mirror, tmp_path: Path):
+    archive = get(mirror, tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [store_in(tmp_path).path(DIGEST)] == [str(path) for path in files if path.stat().st_size > 100_000]
+    other = NAME.replace("3.11.15", "3.12.1")
+    mirror.files[other] = b"another" * 1000
+    mirror.sums()
+    fetch("linux-x86_64", "3.12", store=store_in(tmp_path), cache=tmp_path, mirror=mirror.address, keep=10_000)
+    assert {} == store_in(tmp_path).have([DIGEST]), "it is used"
+    del archive
+    fetch("linux-x86_64", "3.12", store=store_in(tmp_path), cache=tmp_path, mirror=mirror.address, keep=10_000)
+    assert [DIGEST] == list(store_in(tmp_path).have([DIGEST]))
+
+
+def test_what_has_arrived_of_an_archive_and_nobody_goes_on_with_is_removed(mirror: Mirror, tmp_path: Path):
+    get(mirror, tmp_path)
+    old, new = tmp_path / "pythons" / f"{'a' * 64}.part", tmp_path / "pythons" / f"{'b' * 64}.part"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    get(mirror, tmp_path)
+    assert (False, True) == (old.exists(), new.exists())
 
 
 def test_the_second_time_nothing_is_asked(mirror: Mirror, tmp_path: Path):
     first = get(mirror, tmp_path)
     asked = len(mirror.asked)
-    assert first == get(mirror, tmp_path)
+    assert first[:4] == get(mirror, tmp_path)[:4]
     assert asked == len(mirror.asked)
 
 
@@ -133,10 +169,11 @@ def test_each_platform_has_its_own(mirror: Mirror, tmp_path: Path):
     name = "cpython-3.12.4+20260623-aarch64-apple-darwin-install_only.tar.gz"
     mirror.files[name] = b"for a Mac"
     mirror.sums()
-    archive = fetch("macosx-arm64", "3.12", cache=tmp_path, mirror=mirror.address)
-    assert b"for a Mac" == archive.path.read_bytes()
+    store = store_in(tmp_path)
+    archive = fetch("macosx-arm64", "3.12", store=store, cache=tmp_path, mirror=mirror.address)
+    assert b"for a Mac" == Path(store.path(archive.digest)).read_bytes()
     with pytest.raises(FetchError, match=r"SHA256SUMS names no interpreter of Python 3.12 for linux-x86_64"):
-        fetch("linux-x86_64", "3.12", cache=tmp_path, mirror=mirror.address)
+        fetch("linux-x86_64", "3.12", store=store, cache=tmp_path, mirror=mirror.address)
 
 
 def test_one_archive_can_be_named_with_its_digest(mirror: Mirror, tmp_path: Path):
@@ -149,7 +186,7 @@ def test_one_archive_can_be_named_with_its_digest(mirror: Mirror, tmp_path: Path
 
 def test_a_fetch_that_is_cut_goes_on_where_it_ended(mirror: Mirror, tmp_path: Path):
     mirror.cut_after = [1_500_000, 1_000_000]
-    assert CONTENT == get(mirror, tmp_path).path.read_bytes()
+    assert CONTENT == content(mirror, tmp_path)
     ranges = mirror.asked_for_archives()
     assert 3 == len(ranges)
     assert "" == ranges[0]
@@ -162,7 +199,7 @@ def test_what_has_arrived_is_kept_for_the_next_run(mirror: Mirror, tmp_path: Pat
     with pytest.raises(FetchError, match=r"ended early; \d+ KiB of it are here and kept; try again"):
         get(mirror, tmp_path)
     asked = len(mirror.asked)
-    assert CONTENT == get(mirror, tmp_path).path.read_bytes()
+    assert CONTENT == content(mirror, tmp_path)
     (path, wanted) = mirror.asked[-1]
     assert (NAME, asked + 2) == (path, len(mirror.asked))
     assert int(wanted[len("bytes=") : -1]) >= 1_000_000
@@ -171,17 +208,17 @@ def test_what_has_arrived_is_kept_for_the_next_run(mirror: Mirror, tmp_path: Pat
 def test_a_server_that_cannot_go_on_sends_it_all_again(mirror: Mirror, tmp_path: Path):
     mirror.ranges = False
     mirror.cut_after = [1_500_000]
-    assert CONTENT == get(mirror, tmp_path).path.read_bytes()
+    assert CONTENT == content(mirror, tmp_path)
 
 
 def test_an_end_that_was_not_verified_is_verified(mirror: Mirror, tmp_path: Path):
     """As when the driver is killed between the last byte and the rename."""
-    Parts(str(tmp_path)).put(DIGEST, 0, CONTENT, last=False)
-    assert CONTENT == get(mirror, tmp_path).path.read_bytes()
+    arrive(tmp_path)
+    assert CONTENT == content(mirror, tmp_path)
 
 
 def test_a_server_that_has_less_than_is_here_is_given_up(mirror: Mirror, tmp_path: Path):
-    Parts(str(tmp_path)).put(DIGEST, 0, CONTENT, last=False)
+    arrive(tmp_path)
     mirror.ranges, mirror.files[NAME] = False, CONTENT[:1000]
     with pytest.raises(FetchError, match="it has become shorter than what is here of it"):
         get(mirror, tmp_path)
@@ -194,7 +231,7 @@ def test_a_wrong_content_is_refused_and_forgotten(mirror: Mirror, tmp_path: Path
         with pytest.raises(FetchError, match=r"is not what its digest says: .*nothing of it is used"):
             get(mirror, tmp_path)
     mirror.files[NAME] = CONTENT
-    assert CONTENT == get(mirror, tmp_path).path.read_bytes()
+    assert CONTENT == content(mirror, tmp_path)
     assert ["", "", ""] == mirror.asked_for_archives()
 
 
@@ -224,7 +261,7 @@ def test_an_unreachable_mirror_is_said_to_be(tmp_path: Path):
         taken.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{taken.getsockname()[1]}/release"
         with pytest.raises(FetchError, match=rf"cannot fetch {address}/SHA256SUMS: connection refused; see what"):
-            fetch("linux-x86_64", "3.11", cache=tmp_path, mirror=address)
+            fetch("linux-x86_64", "3.11", store=store_in(tmp_path), cache=tmp_path, mirror=address)
 
 
 def test_a_silent_server_is_given_up(mirror: Mirror, tmp_path: Path):
@@ -237,22 +274,22 @@ def test_a_silent_server_is_given_up(mirror: Mirror, tmp_path: Path):
 @pytest.mark.parametrize("address", ["", "release", "ftp://there/release", "file:///tmp"])
 def test_a_mirror_that_is_no_address_is_refused(address: str, tmp_path: Path):
     with pytest.raises(ConfigError, match="is no http address"):
-        fetch("linux-x86_64", "3.11", cache=tmp_path, mirror=address)
+        fetch("linux-x86_64", "3.11", store=store_in(tmp_path), cache=tmp_path, mirror=address)
 
 
 def test_a_platform_without_interpreters_is_said_to_be(tmp_path: Path):
     with pytest.raises(ConfigError, match="no interpreter to send to linux-s390x; install"):
-        fetch("linux-s390x", "3.11", cache=tmp_path)
+        fetch("linux-s390x", "3.11", store=store_in(tmp_path), cache=tmp_path)
 
 
 def test_a_cache_that_cannot_be_written_is_named(mirror: Mirror):
     with pytest.raises(FetchError, match="cannot keep an interpreter in /dev/null/pythons: "):
-        get(mirror, Path("/dev/null/pythons"))
+        get(mirror, Path("/dev/null"))
 
 
 def test_two_runs_at_once_fetch_it_once(mirror: Mirror, tmp_path: Path):
     found: list[bytes] = []
-    threads = [threading.Thread(target=lambda: found.append(get(mirror, tmp_path).path.read_bytes())) for _ in "12"]
+    threads = [threading.Thread(target=lambda: found.append(content(mirror, tmp_path))) for _ in "12"]
     for thread in threads:
         thread.start()
     for thread in threads:
