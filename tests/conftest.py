@@ -20,8 +20,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from waiting import eventually
+
+# No test is timed: computers that run these are shared.
+settings.register_profile("bigm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("bigm")
 
 # One per process, started at the first need, ended with the process: not a leak.
 SHARED_THREADS = ("bigm-io", "bigm-leases", "bigm-keeper", "bigm-callbacks", "bigm-handshakes", "bigm-turns")

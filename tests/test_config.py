@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,7 +185,6 @@ def test_a_systems_own_section_is_checked_against_its_options(place: Place) -> N
     assert "unknown key 'local.colour'" in place.refused()
 
 
-@hypothesis.settings(deadline=None)
 @given(st.text(max_size=200))
 def test_whatever_stands_in_a_file_it_is_settings_or_one_clear_error(text: str) -> None:
     import tempfile

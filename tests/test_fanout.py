@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bigm.fanout import CRATE, DRIVER, Fanout, Transfer
@@ -151,7 +151,6 @@ def test_a_part_that_vanished_from_a_store_is_sent_again() -> None:
     assert sent(simulate(fanout, stores), "B") == 10 * MB
 
 
-@settings(deadline=None)
 @given(
     sizes=st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(0, 3 * CRATE), max_size=20),
     held=st.lists(st.sets(st.integers(0, 19)), min_size=1, max_size=6),

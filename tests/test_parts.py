@@ -73,7 +73,7 @@ def test_a_missing_part_is_said_to_be_missing(parts):
         parts.get("0" * 64, 0, 1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.binary(max_size=200), sends=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 100)), max_size=20))
 def test_pieces_in_any_order_never_make_a_wrong_part(data, sends, tmp_path_factory):
     parts = Parts(str(tmp_path_factory.mktemp("parts")))

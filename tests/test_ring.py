@@ -53,7 +53,7 @@ def test_one_record_above_the_limit_is_still_given():
     assert [record.data for record in ring.read(0, 1).records] == [b"hello"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pieces=st.lists(st.binary(min_size=1, max_size=40), max_size=60),
     disk=st.integers(1, 3000),

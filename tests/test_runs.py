@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -205,7 +204,6 @@ def test_a_log_keeps_time_source_and_stream_of_each_line(run: Run) -> None:
     assert log is run.log("m0")
 
 
-@hypothesis.settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["w0", "w1"]), st.binary(min_size=1, max_size=6)), max_size=30))
 def test_lines_are_the_output_however_it_was_cut(pieces: list[tuple[str, bytes]]) -> None:
     lines = Lines()

@@ -315,7 +315,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(EVENTS)
 def test_whatever_happens_a_machine_ends_once_and_within_its_lifetime(events):
     """No order of calls, deaths and silences leaves an agent behind."""

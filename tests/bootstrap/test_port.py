@@ -39,7 +39,7 @@ HELLO = client_hello("w3.m12.0123456789ab")
 names = st.from_regex(r"[a-z][a-z0-9]{0,20}(\.[a-z][a-z0-9]{0,20}){0,3}", fullmatch=True)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(names)
 def test_the_name_a_client_asks_for_is_read(name):
     assert server_name(client_hello(name)) == name
@@ -60,14 +60,14 @@ def test_every_beginning_of_a_hello_asks_for_more_than_it_has_and_no_more_than_t
         assert size < info.value.needed <= len(HELLO)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=300))
 def test_random_bytes_are_refused_or_incomplete(data):
     with contextlib.suppress(Incomplete, NotTLS):
         server_name(data)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.integers(0, len(HELLO) - 1), st.integers(0, 255))
 def test_a_hello_with_a_changed_byte_is_read_or_refused(index, byte):
     data = bytearray(HELLO)

@@ -77,7 +77,7 @@ def test_what_asks_for_one_another_alone_counts_as_asked_for(installed):
     assert ["one", "three", "two"] == names(needed(found, LINUX, MAC))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.dictionaries(st.sampled_from("abcdef"), st.lists(st.sampled_from("abcdefg"), max_size=4), min_size=1))
 def test_on_the_same_platform_everything_is_needed_however_it_hangs_together(tmp_path_factory, graph):
     folder = tmp_path_factory.mktemp("site")

@@ -108,7 +108,7 @@ def write(root: Path, paths: list[str]) -> None:
             continue
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(lines, max_size=4), st.lists(lines, max_size=3), files)
 def test_what_is_taken_is_what_git_would_take(top: list[str], nested: list[str], paths: list[str]):
     """With a .bigmignore in the project and another one in a folder of it."""

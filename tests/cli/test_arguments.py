@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,7 +46,6 @@ def test_the_documented_lines_split_as_they_say(line: str, expected: object) -> 
     assert expected == tuple(split_arguments(line.split()))
 
 
-@hypothesis.settings(deadline=None)
 @given(OPTIONS, st.lists(PROGRAMS_OWN), st.lists(WORDS))
 def test_what_stands_before_the_program_is_bigms_and_behind_dashes_the_programs(
     options: list[str], plain: list[str], raw: list[str]
@@ -56,7 +54,6 @@ def test_what_stands_before_the_program_is_bigms_and_behind_dashes_the_programs(
     assert (options, "x.py", [*plain, *raw]) == tuple(split)
 
 
-@hypothesis.settings(deadline=None)
 @given(
     st.lists(st.one_of(PROGRAMS_OWN.map(lambda word: [word]), st.tuples(st.sampled_from(ALSO_AFTER), VALUES).map(list)))
 )
@@ -66,7 +63,6 @@ def test_behind_the_program_the_three_options_are_found_anywhere_and_the_order_s
     assert [group[0] for group in groups if len(group) == 1] == split.arguments
 
 
-@hypothesis.settings(deadline=None)
 @given(st.lists(st.one_of(WORDS, st.sampled_from([*ALSO_AFTER, "--", "-m", "x.py"]))))
 def test_no_word_is_lost_or_made_up_but_the_dashes_and_a_glued_m(line: list[str]) -> None:
     options, program, arguments = split_arguments(line)

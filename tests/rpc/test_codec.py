@@ -9,7 +9,7 @@ import types
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigm.errors import ConfigError, MachineStopped, NotAllowed, NotPicklable, ServiceError, Unreachable
@@ -22,13 +22,13 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(st.lists(VALUES, max_size=3), st.dictionaries(st.text(), VALUES, max_size=3))
 def test_arguments_come_out_as_they_went_in(args: list[Any], kwargs: dict[str, Any]) -> None:
     assert (tuple(args), kwargs) == codec.loads(codec.dumps_call("S.f", tuple(args), kwargs))
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(VALUES)
 def test_results_come_out_as_they_went_in(value: Any) -> None:
     assert value == codec.loads(codec.dumps_reply("S.f", value))

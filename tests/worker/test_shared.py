@@ -37,7 +37,7 @@ def stored(folder: Path, value: Any) -> tuple[str, str]:
     return digest, str(path)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 3 * codec.OUT_OF_BAND), max_size=5), st.text())
 def test_an_object_comes_out_of_its_file_as_it_went_in(tmp_path_factory: Any, sizes: list[int], text: str) -> None:
     value = [text, *(Array(os.urandom(size)) for size in sizes)]
