@@ -393,3 +393,37 @@ def test_instances_that_nothing_ends_are_warned_of_and_have_no_end_in_their_tags
     [call] = rig.calls("CreateFleet")
     tags = {tag["Key"] for one in call.parameters["TagSpecifications"] for tag in one["Tags"]}
     assert "bigm:expires" not in tags
+
+
+def test_an_instance_that_ends_at_once_is_a_failure_with_aws_s_reason(rig: Rig, make: Any) -> None:
+    def end_one(request: object) -> None:
+        id = rig.running()[0]
+        rig.terminate(id)
+        rig.cloud.instance(id).state_reason.code = "Client.VolumeLimitExceeded"
+
+    rig.after("CreateFleet", end_one)
+    launched = make().launch(2)
+    assert 1 == len(launched.instances)
+    [failure] = launched.failures
+    assert QuotaError is type(failure)
+    assert "ended at once: it could not start: the account's quota of EBS storage is used up" in failure.message
+
+
+def test_an_instance_that_gets_no_public_address_is_ended_and_said_why(
+    rig: Rig, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hide(request: object) -> None:
+        for instance in rig.cloud.instances():
+            for interface in instance.nics.values():
+                interface.public_ip = None
+
+    monkeypatch.setattr("bigm.systems.ec2.system._ADDRESSES", 1.5)
+    rig.after("CreateFleet", hide)
+    launched = make().launch(1)
+    assert () == launched.instances
+    assert ["name subnets that lead to the internet"] == [one.hint[:38] for one in launched.failures]
+    assert [] == rig.running()
+
+
+def test_lists_may_be_given_as_words_with_commas(rig: Rig) -> None:
+    assert ("m7i.large", "m6i.large") == Ec2(instance_types="m7i.large, m6i.large")._options.instance_types

@@ -58,7 +58,7 @@ class Ec2(System):
     name = "ec2"
 
     def __init__(self, **arguments: Any) -> None:
-        self._options = options = Options(**arguments)
+        self._options = options = Options(**{name: _as_list(name, value) for name, value in arguments.items()})
         check_purchase(options)
         parse_tags(options.tags)
         check_way(options)
@@ -287,6 +287,13 @@ class Ec2(System):
             return []
         outcome = self.terminate(living)
         return [id for id in living if outcome[id] is None]
+
+
+def _as_list(name: str, value: Any) -> Any:
+    """A list that is given as words with commas, by whoever makes the system by hand, as a list."""
+    if isinstance(value, str) and isinstance(getattr(Options, name, ""), tuple):
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+    return value
 
 
 def _without_address(id: str, connect: str) -> SystemFault:
