@@ -11,7 +11,7 @@ from bigm.cli.tables import duration, print_table, size, without_empty
 from bigm.leftovers import Found
 from bigm.systems.base import INSTANCE, Instance, System
 
-_HEAD = ("SYSTEM", "KIND", "INSTANCE", "WHERE", "CLUSTER", "USER", "AGE", "KEEPS", "RUN", "WHAT")
+_HEAD = ("KIND", "INSTANCE", "WHERE", "CLUSTER", "AGE", "KEEPS", "RUN", "WHAT")
 
 
 def show(system: System, found: Sequence[Found], none: str) -> None:
@@ -23,7 +23,7 @@ def show(system: System, found: Sequence[Found], none: str) -> None:
         none: the beginning of the sentence that there is nothing ("nothing is left on").
     """
     several = any(one.instance.kind != INSTANCE for one in found)
-    rows = [_row(system.name, one, several=several) for one in found]
+    rows = [_row(one, several=several) for one in found]
     seen = _seen(system)
     if rows:
         print_table(*without_empty(_HEAD, rows, ()))
@@ -81,24 +81,25 @@ def facts(system: str, one: Found) -> dict[str, object]:
     }
 
 
-def _row(system: str, one: Found, *, several: bool) -> tuple[str, ...]:
+def _row(one: Found, *, several: bool) -> tuple[str, ...]:
     instance = one.instance
-    age = duration(time.time() - instance.since) if instance.since else ""
-    run = f"{one.run.id} ({one.run.state})" if one.run is not None else "not known here"
-    if one.expired:
-        run += f"; should have ended {duration(time.time() - instance.expires)} ago"
     return (
-        system,
         instance.kind if several else "",
         instance.id,
         instance.host or instance.zone,
         instance.cluster,
-        instance.user,
-        age,
+        duration(time.time() - instance.since) if instance.since else "",
         size(instance.kept),
-        run,
+        _run(one),
         _what(instance),
     )
+
+
+def _run(one: Found) -> str:
+    due = f"should have ended {duration(time.time() - one.instance.expires)} ago" if one.expired else ""
+    if one.run is None:
+        return due or "not known here"
+    return ", ".join(filter(None, (f"{one.run.id} ({one.run.state})", due)))
 
 
 def _what(instance: Instance) -> str:

@@ -110,10 +110,10 @@ class Remains:
                     yield _labelled(replace(seen.instance, host=region), seen.tags)
         for each in account.pages("describe_launch_templates", "LaunchTemplates", Filters=filters):
             since = each["CreateTime"].timestamp()
-            yield _thing(TEMPLATE, region, each["LaunchTemplateId"], read_tags(each), since, each["LaunchTemplateName"])
+            yield _thing(TEMPLATE, region, each["LaunchTemplateId"], read_tags(each), since, "")
         for rule in leftover_rules(account):
             if rule.tags.get(USER) == user_of(self._options):
-                yield _thing(RULE, region, rule.id, rule.tags, 0.0, f"lets {rule.address} in, in {rule.group}")
+                yield _thing(RULE, region, rule.id, rule.tags, 0.0, f"lets {rule.address} in")
         free = [*filters, {"Name": "status", "Values": ["available", "error"]}]  # others go with their instance
         for each in account.pages("describe_volumes", "Volumes", Filters=free):
             since = each["CreateTime"].timestamp()
