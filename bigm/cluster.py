@@ -816,10 +816,12 @@ class Cluster(Groups):
             self._prove_the_end(self._launcher.since)
 
     def _prove_the_end(self, since: float) -> None:
-        left, text = prove(self._system, now() - since, cost := self._session.costs.total(self.id))
+        cost = self._session.costs.total(self.id)
+        left, text = prove(self._system, now() - since, cost, ran=bool(self._stewards))
         self._session.run.event("left", cluster=self.name, instances=left, cost=cost)
         say = self._session.terminal.phase if left == [] else self._session.terminal.warn
-        say(text)
+        if text:
+            say(text)
 
     def _leftovers(self) -> list[Leftover]:
         """Ask the system about machines that are not known to have ended; settle the journal as far as can be."""

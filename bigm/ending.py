@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bigm.board import Board
 from bigm.costs import dollars, took
-from bigm.errors import BigmError, ConfigError, DeadlineExceeded, SystemFault
+from bigm.errors import BigmError, ConfigError, CredentialsError, DeadlineExceeded, SystemFault
 from bigm.lifecycle import Cause, Phase, State
 from bigm.machine import Machine, several
 from bigm.systems.base import ENDED, System
@@ -57,19 +57,23 @@ def end(machines: list[Machine], board: Board, limits: Timeouts, timeout: float 
     ]
 
 
-def prove(system: System, seconds: float, cost: float | None) -> tuple[list[str] | None, str]:
+def prove(system: System, seconds: float, cost: float | None, *, ran: bool = True) -> tuple[list[str] | None, str]:
     """Ask whoever bills for the machines of a cluster that has ended: what costs money must not be left to trust.
 
     Args:
         system: closed.
         seconds: that the cluster lived.
         cost: US dollars that it has cost, about, or None.
+        ran: it had machines.
     Returns:
-        the instances that are still there, or None where nobody can tell, and the sentence for the user.
+        the instances that are still there, or None where nobody can tell, and the sentence for the user; "" where
+        there were none, and the error of their start has said already why nobody is asked.
     """
     try:
         left = [instance.id for instance in system.describe() if instance.state != ENDED]
     except SystemFault as error:
+        if isinstance(error, CredentialsError) and not ran:
+            return None, ""
         return None, f"{system.name} could not be asked whether machines are left: {error}"
     count = f"{len(left)} machine{'s'[: len(left) != 1]} left"
     text = ", ".join([count, took(seconds), *([] if cost is None else [dollars(cost)])])

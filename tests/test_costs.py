@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -10,12 +11,14 @@ import pytest
 
 import bigm
 from bigm import costs
+from bigm.bootstrap.records import Launch
 from bigm.cli.ps import ps
 from bigm.config import load
 from bigm.costs import Budget, Ledger
+from bigm.errors import CredentialsError
 from bigm.runs import MachineInfo, Run, read_events, read_run
 from bigm.session import exit_status
-from bigm.systems.base import Capabilities, Instance, Spec
+from bigm.systems.base import Capabilities, Instance, Launched, Spec
 from cluster_services import Counter
 from priced import Priced
 from waiting import eventually
@@ -178,6 +181,30 @@ def test_what_is_left_is_named_at_the_end(capfd: pytest.CaptureFixture[str]) -> 
         cluster.start(1, services={"C": Counter()})
     assert "1 machine left, " in (said := capfd.readouterr().err)
     assert said.endswith("still there: i-0stuck\n")
+
+
+@pytest.mark.parametrize(("ran", "asks"), [(False, False), (True, True)])
+def test_credentials_that_let_nothing_be_started_are_told_of_once(
+    capfd: pytest.CaptureFixture[str], ran: bool, asks: bool
+) -> None:
+    class Locked(Priced):
+        valid = ran
+
+        def launch(self, n: int, spec: Spec, boot: Launch, launch_id: str) -> Launched:
+            if not self.valid:
+                raise CredentialsError("there are none")
+            return super().launch(n, spec, boot, launch_id)
+
+        def describe(self, ids: Any = None) -> list[Instance]:
+            if not self.valid:
+                raise CredentialsError("there are none")
+            return super().describe(ids)
+
+    system = Locked()
+    with contextlib.suppress(CredentialsError), bigm.start(system) as cluster:
+        cluster.start(1, services={"C": Counter()})
+        system.valid = False
+    assert asks is ("priced could not be asked whether machines are left: there are none" in capfd.readouterr().err)
 
 
 def test_a_run_that_has_cost_what_it_may_ends_its_machines_and_starts_no_more(
