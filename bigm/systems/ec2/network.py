@@ -84,7 +84,7 @@ class Network:
         """Find subnets and security group, make the group where there is none, and let the driver in. Idempotent.
 
         Args:
-            expires: when the last machine has ended, in seconds since 1970; 0: never by itself.
+            expires: when the machines of a launch have ended, in seconds since 1970; 0: never by themselves.
         Raises:
             ConfigError: there is no network, or the options name none.
             SystemFault: AWS would not, or our own address is not to be found out.
@@ -99,7 +99,7 @@ class Network:
                 self._groups = (find_group(self._account, self._vpc, self._labels),)
             if not self._rules or (self._expires and not 0 < expires <= self._expires):
                 former, self._rules = self._rules, []
-                self._expires = expires
+                self._expires = expires and max(expires, 2 * expires - time.time())  # later launches need it for longer
                 for address in self._own_addresses():
                     self._let_in(address)
                 revoke(self._account, former)

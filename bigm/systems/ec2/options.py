@@ -29,7 +29,7 @@ class Options:
         (), f"types of instances, tried side by side; empty: as `requires` says, else {', '.join(DEFAULT_TYPES)}"
     )
     requires: str = _option(
-        "", 'what an instance must have, instead of types, as in "8 vCPU, 32 GiB, arm64, local NVMe"'
+        "", 'what an instance must have, instead of types, as in "8 vCPU, 32 GiB, arm64, local NVMe" or "1 GPU"'
     )
     purchase: str = _option(
         "spot-else-on-demand",
@@ -67,10 +67,13 @@ class Options:
     )
     proxy_command: str = _option(
         "",
-        "with connect: ssh, the command whose standard input and output lead to port %p of %h, as in ssh's own setting",
+        "with connect: ssh, the command whose standard input and output lead to port %p of %h, an instance's private "
+        "address; %n is its id",
     )
     own_address: str = _option(
-        "", "the address that the port is opened to, as 203.0.113.7 or 203.0.113.0/24; empty: found"
+        "",
+        "the address that the port is opened to, as 203.0.113.7 or 203.0.113.0/24; empty: found; all of the VPC "
+        "with connect: ssh",
     )
     address_service: str = _option(
         "https://checkip.amazonaws.com", "what tells this computer's public address when it is asked by http"

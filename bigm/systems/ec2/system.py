@@ -26,7 +26,7 @@ from bigm.systems.ec2.doctor import Place, examine, preview
 from bigm.systems.ec2.ends import end_instances
 from bigm.systems.ec2.fleet import Fleet, Order, Outcome, check_purchase
 from bigm.systems.ec2.gathering import Gathering
-from bigm.systems.ec2.images import resolve_image
+from bigm.systems.ec2.images import Image, resolve_image
 from bigm.systems.ec2.labels import Labels, of_cluster, parse_tags
 from bigm.systems.ec2.network import Network, check_way
 from bigm.systems.ec2.options import Options
@@ -34,7 +34,7 @@ from bigm.systems.ec2.policy import needs, partition_of, policy
 from bigm.systems.ec2.refusals import as_fault, explain
 from bigm.systems.ec2.remains import Remains
 from bigm.systems.ec2.states import Seen, read_instance
-from bigm.systems.ec2.types import resolve_types
+from bigm.systems.ec2.types import InstanceType, resolve_types
 from bigm.systems.ec2.userdata import render
 
 logger = logging.getLogger("bigm.ec2")
@@ -68,6 +68,7 @@ class Ec2(System):
         self._cluster = ""
         self._fleet: Fleet | None = None
         self._network: Network | None = None
+        self._kinds: tuple[list[InstanceType], Image] | None = None
         self._labels: Labels | None = None
         self._given_up = threading.Event()
         self._closing = threading.Lock()
@@ -228,9 +229,7 @@ class Ec2(System):
         expires = 0.0 if options.immortal else time.time() + boot.lifetime + _GRACE
         if options.immortal:
             logger.warning("ec2.immortal: these instances outlive their driver, and cost money until you end them")
-        types = resolve_types(self._account, options, home_folder())
-        minor = f"{sys.version_info.major}.{sys.version_info.minor}"
-        image = resolve_image(self._account, options, minor, types[0].architecture)
+        types, image = self._kinds = self._kinds or self._choose()
         self._network.open(expires)
         return Order(
             launch=launch_id,
@@ -242,6 +241,12 @@ class Ec2(System):
             user_data=render(boot, options),
             tags=self._labels.tags(launch=launch_id, expires=expires, title=spec.title),
         )
+
+    def _choose(self) -> tuple[list[InstanceType], Image]:
+        """Types and image, once for a cluster: a newer image would make machines that are unlike the others."""
+        types = resolve_types(self._account, self._options, home_folder())
+        minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return types, resolve_image(self._account, self._options, minor, types[0].architecture)
 
     def _await_addresses(self, outcome: Outcome, deadline: float) -> tuple[list[Instance], list[SystemFault]]:
         """Wait until each instance can be dialled, or has ended already."""
