@@ -91,8 +91,9 @@ class Parts:
         """
         try:
             with open(self.path(digest), "rb") as part:
+                left = part.seek(0, os.SEEK_END) - offset  # Python makes room for what it is asked for beforehand
                 part.seek(offset)
-                return part.read(max(0, size))  # of a negative one Python makes all
+                return part.read(max(0, min(size, left)))  # of a negative one Python makes all
         except FileNotFoundError:
             raise PartError(f"part {digest[:12]} is not here") from None
 

@@ -73,6 +73,11 @@ def test_a_missing_part_is_said_to_be_missing(parts):
         parts.get("0" * 64, 0, 1)
 
 
+def test_a_part_is_read_whole_however_little_memory_there_is_for_the_size_that_was_asked_for(parts):
+    parts.put(digest_of(b"small"), 0, b"small", last=True)
+    assert b"mall" == parts.get(digest_of(b"small"), 1, 1 << 60)
+
+
 @settings(max_examples=50)
 @given(data=st.binary(max_size=200), sends=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 100)), max_size=20))
 def test_pieces_in_any_order_never_make_a_wrong_part(data, sends, tmp_path_factory):
