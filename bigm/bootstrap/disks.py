@@ -21,7 +21,7 @@ import time
 
 MOUNTED = "/mnt/data"
 ENVIRONMENT = "/run/bigm.env"  # which bigm.service reads
-PATIENCE = 90  # seconds for all of it
+PATIENCE = 120  # seconds for all of it
 ATTACHING = 20.0  # seconds for disks of the launch to appear
 CHUNK = 512  # sectors (of 512 bytes) on one disk before the next one's turn
 SMALLEST = 1 << 30  # bytes of a data disk
