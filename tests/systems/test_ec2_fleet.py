@@ -427,3 +427,22 @@ def test_an_instance_that_gets_no_public_address_is_ended_and_said_why(
 
 def test_lists_may_be_given_as_words_with_commas(rig: Rig) -> None:
     assert ("m7i.large", "m6i.large") == Ec2(instance_types="m7i.large, m6i.large")._options.instance_types
+
+
+def test_instances_that_cannot_be_looked_at_after_their_launch_are_ended(rig: Rig, make: Any) -> None:
+    rig.fail("DescribeInstances", "UnauthorizedOperation", times=99)
+    with pytest.raises(PermissionDenied, match="ec2:DescribeInstances"):
+        make().launch(2)
+    assert 1 == len(rig.calls("CreateFleet"))
+    assert [] == rig.running()
+
+
+def test_what_aws_does_not_show_in_time_is_ended_by_its_id(
+    rig: Rig, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = make()
+    monkeypatch.setattr(driver.system, "_find", lambda filters: [])  # as in the first seconds
+    monkeypatch.setattr("bigm.systems.ec2.system._ADDRESSES", 1.0)
+    launched = driver.launch(1)
+    assert ((), 1) == (launched.instances, len(launched.failures))
+    assert [] == rig.running()

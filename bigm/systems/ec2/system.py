@@ -80,6 +80,7 @@ class Ec2(System):
         self._ends = Gathering(self._end, interval=_END_INTERVAL, moment=_MOMENT)
         self._seen: dict[str, Seen] = {}  # of the last look
         self._launches: set[str] = set()
+        self._made: dict[str, None] = {}  # ids that launches were answered with, until they are ended
         self._waits = ""
 
     def __repr__(self) -> str:
@@ -213,7 +214,12 @@ class Ec2(System):
         order = self._order(spec, boot, launch_id)
         self._waits = f"launching {n} instances in {self._account.region}"
         outcome = self._fleet.launch(n, order, deadline)
-        instances, failures = self._await_addresses(outcome, deadline)
+        self._made.update(dict.fromkeys(outcome.ids))
+        try:
+            instances, failures = self._await_addresses(outcome, deadline)
+        except BigmError:
+            self.terminate(outcome.ids)  # nobody would know how to reach them
+            raise
         region = self._account.region
         missing = explain(n, len(outcome.ids), outcome.refusals, order.subnets, region)
         failures = [*map(as_fault, missing), *failures]
@@ -272,7 +278,10 @@ class Ec2(System):
 
     def _look(self, ids: set[str]) -> dict[str, Seen]:
         """One request for all instances of this cluster, however many are asked about."""
-        self._seen = {seen.id: seen for seen in self._find(of_cluster(self._cluster))}
+        try:
+            self._seen = {seen.id: seen for seen in self._find(of_cluster(self._cluster))}
+        except ConfigError as error:  # the settings were right when it was opened
+            raise as_fault(error) from error
         return self._seen
 
     def _find(self, filters: list[dict[str, object]]) -> list[Seen]:
@@ -280,18 +289,24 @@ class Ec2(System):
         return [read_instance(item) for reservation in found for item in reservation["Instances"]]
 
     def _end(self, ids: set[str]) -> dict[str, SystemFault | None]:
-        return end_instances(self._account, ids)
+        outcome = end_instances(self._account, ids)
+        for id in [id for id, error in outcome.items() if error is None]:
+            self._made.pop(id, None)
+        return outcome
 
     def _end_all(self) -> list[str]:
-        """End all instances there are; those that this has found."""
+        """End all instances there are; those of them that AWS has not said to be gone.
+
+        What is not seen yet, a moment after its launch, is ended by its id.
+        """
         try:
-            living = [seen.id for seen in self._looks.ask().values() if not seen.gone]
+            seen = self._looks.ask()
         except SystemFault:
-            living = list(self._seen)
-            self.terminate(living)
+            self.terminate([*self._seen, *self._made])
             return []
-        outcome = self.terminate(living)
-        return [id for id in living if outcome[id] is None]
+        living = [one.id for one in seen.values() if not one.gone]
+        outcome = self.terminate([*living, *(id for id in list(self._made) if id not in seen)])
+        return [id for id, error in outcome.items() if error is None]
 
 
 def _as_list(name: str, value: Any) -> Any:
