@@ -77,7 +77,12 @@ def test_doctor_tells_of_an_account_in_order_what_a_run_would_use(command: Calla
 @pytest.mark.parametrize(
     ("operation", "status", "text"),
     [
-        ("CreateFleet", 75, "failed: ec2:CreateFleet is not allowed: launches instances; `bigm doctor ec2 --policy`"),
+        (
+            "RunInstances",
+            75,
+            "failed: ec2:RunInstances is not allowed: what CreateFleet does in your name; `bigm doctor",
+        ),
+        ("CreateFleet", 0, "warning: not known of CreateFleet: nothing of bigm's is there to ask about"),
         ("DescribeVolumes", 0, "warning: ec2:DescribeVolumes is not allowed: disks that are left; `bigm gc` cannot"),
         ("TerminateInstances", 0, "warning: not known of TerminateInstances: nothing of bigm's is there to ask about"),
     ],

@@ -17,7 +17,7 @@ from bigm.systems.base import FAILED, OK, WARNING, Finding
 from bigm.systems.ec2.account import Account
 from bigm.systems.ec2.labels import of_any
 from bigm.systems.ec2.options import PORT, Options
-from bigm.systems.ec2.policy import END, GROUPS, TAG, Need, needs
+from bigm.systems.ec2.policy import TAG, Need, needs
 from bigm.systems.ec2.types import InstanceType
 from bigm.systems.ec2.vpc import GROUP
 
@@ -105,12 +105,15 @@ def _client_error() -> type[Exception]:
 def _is_uncertain(need: Need, facts: Facts) -> bool:
     """Whether a refusal may be for want of something with bigm's tags."""
     there = {
+        "CreateFleet": facts.template,
         "TerminateInstances": facts.instance,
         "GetConsoleOutput": facts.instance,
         "DeleteLaunchTemplate": facts.template,
         "DeleteVolume": facts.volume,
+        "AuthorizeSecurityGroupIngress": facts.group,
+        "RevokeSecurityGroupIngress": facts.group,
     }
-    return (need.scope is END and not there[need.operation]) or (need.scope is GROUPS and not facts.group)
+    return there.get(need.operation) == ""
 
 
 def _lacking(error: PermissionDenied) -> str:
