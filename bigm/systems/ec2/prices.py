@@ -63,6 +63,23 @@ class Prices:
             except BigmError as error:
                 logger.info("prices are not known: %s", error)
 
+    def learn_within(self, seconds: float, types: Sequence[str], *, spot: bool, on_demand: bool) -> None:
+        """The same, for so long; then it goes on by itself. At once where all is known."""
+        missing = [
+            kind for kind in types if (spot and kind not in self._spot) or (on_demand and kind not in self._on_demand)
+        ]
+        if not missing:
+            return
+        thread = threading.Thread(
+            target=self.learn,
+            args=(types,),
+            kwargs={"spot": spot, "on_demand": on_demand},
+            name="bigm-prices",
+            daemon=True,
+        )
+        thread.start()
+        thread.join(seconds)
+
     def of(self, kind: str, zone: str, spot: bool | None) -> float | None:
         """The price of an instance, as far as it is known. Asks nobody."""
         return self._spot.get(kind, {}).get(zone) if spot else self._on_demand.get(kind)

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bigm.bootstrap.records import Launch
@@ -31,6 +32,7 @@ from bigm.systems.ec2.labels import Labels, of_cluster, parse_tags
 from bigm.systems.ec2.network import Network, check_way
 from bigm.systems.ec2.options import Options
 from bigm.systems.ec2.policy import needs, partition_of, policy
+from bigm.systems.ec2.prices import Prices, in_words
 from bigm.systems.ec2.refusals import as_fault, explain
 from bigm.systems.ec2.remains import Remains
 from bigm.systems.ec2.states import Seen, read_instance
@@ -47,6 +49,7 @@ _SETTLES = 20.0  # seconds for a launch that nobody waits for to be over
 _ENDING = 60.0  # seconds for AWS to say of all instances that they end
 _APPEARS = 5.0  # seconds after which what an interrupted launch has made is found by its tags
 _GRACE = 600.0  # seconds beyond the lifetime after which tags say that an instance is over: it had to boot
+_PRICES = 2.0  # seconds that a launch waits for the prices of what it has launched
 _LINES = 25  # of a console that are shown
 
 
@@ -82,6 +85,9 @@ class Ec2(System):
         self._launches: set[str] = set()
         self._made: dict[str, None] = {}  # ids that launches were answered with, until they are ended
         self._waits = ""
+        self._deciding = threading.Lock()
+        self._types: list[InstanceType] = []
+        self._prices: Prices | None = None
 
     def __repr__(self) -> str:
         alive = sum(not seen.gone for seen in self._seen.values())
@@ -142,6 +148,15 @@ class Ec2(System):
                 said = answer.get("Output", "")
                 return "\n".join(str(said).strip().splitlines()[-_LINES:])
         return ""
+
+    def offer(self, spec: Spec) -> str:
+        return in_words(self._type_names(), self._options)
+
+    def estimate(self, n: int, spec: Spec) -> float | None:
+        try:
+            return self._price_list().estimate(n, self._type_names(), self._options)
+        except (SystemFault, ConfigError):
+            return None
 
     def discover(self) -> list[Instance]:
         return self._remains.discover()
@@ -225,7 +240,31 @@ class Ec2(System):
         failures = [*map(as_fault, missing), *failures]
         if not instances and not failures:
             failures = [CapacityError(f"AWS launched nothing in {region}")]
-        return Launched(tuple(instances), tuple(failures))
+        return Launched(tuple(self._priced(instances)), tuple(failures))
+
+    def _resolve_types(self) -> list[InstanceType]:
+        """The types that launches may use; asked for once, with an estimate or a launch, whichever comes first."""
+        with self._deciding:
+            if not self._types:
+                self._types = resolve_types(self._account, self._options, home_folder())
+            return self._types
+
+    def _type_names(self) -> list[str]:
+        return [one.name for one in self._resolve_types()]
+
+    def _price_list(self) -> Prices:
+        with self._deciding:
+            if self._prices is None:
+                self._prices = Prices(self._account, home_folder())
+            return self._prices
+
+    def _priced(self, instances: Sequence[Instance]) -> list[Instance]:
+        """The same with their prices, where AWS tells them quickly: they are booting meanwhile."""
+        prices = self._price_list()
+        for spot in (True, False):
+            kinds = sorted({one.type for one in instances if one.spot is spot})
+            prices.learn_within(_PRICES, kinds, spot=spot, on_demand=not spot)
+        return [replace(one, price=prices.of(one.type, one.zone, one.spot)) for one in instances]
 
     def _order(self, spec: Spec, boot: Launch, launch_id: str) -> Order:
         """Decide all that a launch leaves open."""
@@ -250,7 +289,7 @@ class Ec2(System):
 
     def _choose(self) -> tuple[list[InstanceType], Image]:
         """Types and image, once for a cluster: a newer image would make machines that are unlike the others."""
-        types = resolve_types(self._account, self._options, home_folder())
+        types = self._resolve_types()
         minor = f"{sys.version_info.major}.{sys.version_info.minor}"
         return types, resolve_image(self._account, self._options, minor, types[0].architecture)
 
