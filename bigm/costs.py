@@ -147,7 +147,7 @@ class Budget:
 
 
 def promptly(function: Callable[[], T], seconds: float) -> T | None:
-    """What *function* returns, or None where it fails or takes longer than *seconds*: then it goes on by itself."""
+    """What *function* returns; None where it fails, or takes longer than *seconds*, and then goes on by itself."""
     found: list[T] = []
 
     def ask() -> None:
@@ -157,7 +157,10 @@ def promptly(function: Callable[[], T], seconds: float) -> T | None:
             return
 
     thread = threading.Thread(target=ask, name="bigm-price", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is shutting down
+        return None
     thread.join(seconds)
     return found[0] if found else None
 

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bigm.board import Board
-from bigm.costs import dollars, took
+from bigm.costs import dollars, promptly, took
 from bigm.errors import BigmError, ConfigError, CredentialsError, DeadlineExceeded, SystemFault
 from bigm.lifecycle import Cause, Phase, State
 from bigm.machine import Machine, several
 from bigm.systems.base import ENDED, System
 from bigm.timeouts import Timeouts
+
+_PATIENCE = 20.0  # seconds for a system to say what is left: where there is no network, that is no reason to hang
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,19 @@ def prove(system: System, seconds: float, cost: float | None, *, ran: bool = Tru
         the instances that are still there, or None where nobody can tell, and the sentence for the user; "" where
         there were none, and the error of their start has said already why nobody is asked.
     """
-    try:
-        left = [instance.id for instance in system.describe() if instance.state != ENDED]
-    except SystemFault as error:
-        if isinstance(error, CredentialsError) and not ran:
-            return None, ""
-        return None, f"{system.name} could not be asked whether machines are left: {error}"
+
+    def ask() -> list[str] | SystemFault:
+        try:
+            return [instance.id for instance in system.describe() if instance.state != ENDED]
+        except SystemFault as error:
+            return error
+
+    left = promptly(ask, _PATIENCE)
+    if isinstance(left, CredentialsError) and not ran:
+        return None, ""
+    if left is None or isinstance(left, SystemFault):
+        why = left or f"there was no answer within {_PATIENCE:g} s"
+        return None, f"{system.name} could not be asked whether machines are left: {why}; `bigm gc` looks again"
     count = f"{len(left)} machine{'s'[: len(left) != 1]} left"
     text = ", ".join([count, took(seconds), *([] if cost is None else [dollars(cost)])])
     return left, f"{text}; still there: {', '.join(left)}" if left else text

@@ -126,6 +126,7 @@ class Launcher:
             words = [offer, "" if cost is None else f"about {dollars(cost)} an hour"]
             said = f"{said}: {', '.join(filter(None, words))}" if any(words) else said
         if self._budget.limit is not None and self.price is None and not system.capabilities.local:
+            system.offer(self.spec())  # where a wrong setting is why, this says so
             raise ConfigError(
                 f"the run may cost {dollars(self._budget.limit)}, and what machines on {system.name} cost is not known",
                 hint="start it without max_cost, and limit it by --max-lifetime",
