@@ -526,7 +526,9 @@ class Steward:
         if phase < Phase.ENDING:
             self._preemption.reported(report)
         gone = next((status for status in report.workers if status.state == EXITED), None)
-        if report.cause and phase < Phase.ENDING:
+        if report.cause == Cause.SIGNAL and phase < Phase.ENDING:
+            self._in_pool(functools.partial(self._told_to_end, report.text), Cause.GONE)
+        elif report.cause and phase < Phase.ENDING:
             cause = Cause(report.cause)
             self._soon(Event.DIED, cause, self._stopped(cause, report.text))
         elif self._plan.restart and phase is Phase.SERVING:
@@ -537,6 +539,14 @@ class Steward:
             self._soon(Event.DIED, Cause(gone.cause), self._worker_died(gone))
         elif phase is Phase.SPAWNING and [status.state for status in report.workers] == [SERVING] * self.machine.procs:
             self._soon(Event.SPAWNED)
+
+    def _told_to_end(self, text: str) -> None:
+        """Its computer has told the agent to end: when that is the end of its instance, the system knows why."""
+        reason = self._ended()
+        if self._preemption.is_announced:
+            reason = reason or "it was taken away, as announced"
+        cause = Cause.GONE if reason else Cause.SIGNAL
+        self.push(Event.DIED, cause, self._stopped(cause, reason or text))
 
     def _lost_sight(self) -> None:
         """The watch broke; in the pool. Ask the system, else look again, ever more rarely: the lease sets the limit."""

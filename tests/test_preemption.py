@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 
 import bigm
 from bigm.runs import read_events, read_run
+from bigm.systems.base import ENDED, Instance
+from bigm.systems.local import Local
 from cluster_services import Counter
 from metadata import metadata_service
 from waiting import eventually
@@ -55,3 +62,29 @@ def test_what_the_provider_tells_an_instance_reaches_user_program_and_services(
     said = capfd.readouterr().err
     assert f"{label}: EC2 says that this spot instance is more likely than before to be taken away\n" in said
     assert f"{label}: the system will take it away in 1" in said
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause", "words"),
+    [
+        ("AWS took the spot instance back", "gone", "its instance is gone: AWS took the spot instance back"),
+        ("", "signal", "the agent was told to end by SIGTERM"),
+    ],
+)
+def test_an_agent_that_its_computer_tells_to_end_ends_with_what_the_system_knows(
+    reason: str, cause: str, words: str
+) -> None:
+    class Leaving(Local):
+        """Ends its instances from outside, as a provider does."""
+
+        def describe(self, ids: Sequence[str] | None = None) -> list[Instance]:
+            found = super().describe(ids)
+            return [replace(one, state=ENDED, reason=reason) for one in found] if reason else found
+
+    with bigm.start(Leaving()) as cluster:
+        [machine] = cluster.start(1, services={"W": Warned()})
+        machine.wait(timeout=60.0)
+        os.kill(machine._agent.call("Agent.info").pid, signal.SIGTERM)
+        with pytest.raises(bigm.MachineStopped, match=words) as caught:
+            machine.call("W.sleep", 60.0)
+        assert cause == caught.value.cause
