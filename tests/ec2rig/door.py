@@ -84,6 +84,7 @@ class Door:
     changed: Callable[[], None]
     calls: list[Call] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    terse: bool = False  # a fleet that is asked for again is answered without its instances
 
     def __post_init__(self) -> None:
         self._moto = DomainDispatcherApplication(create_backend_app)
@@ -145,6 +146,8 @@ class Door:
                 asked, reply = self._replies[token]
                 if asked != request.parameters:
                     raise Refused("IdempotentParameterMismatch", "the same client token, with other parameters")
+                if self.terse and request.operation == "CreateFleet":
+                    return answer(request, {"FleetId": "fleet-00000000", "Instances": [], "Errors": []})
                 return reply
             reply = self._perform(request, environ)
             if request.operation in REPLAYED and token[1] and reply.status == 200:

@@ -282,11 +282,22 @@ def test_what_only_the_user_can_mend_ends_a_launch_at_once(
 
 
 def test_a_quota_of_the_pools_ends_a_launch_without_another_try_on_demand(rig: Rig, make: Any) -> None:
-    rig.limit(1, "MaxSpotInstanceCountExceeded")
+    rig.limit(1, "InstanceLimitExceeded")
     launched = make(purchase="spot-else-on-demand").launch(2)
     assert 1 == len(launched.instances), "what there is is kept"
     assert [QuotaError] == [type(failure) for failure in launched.failures]
     assert 1 == len(rig.calls("CreateFleet"))
+
+
+@pytest.mark.parametrize("code", ["MaxSpotInstanceCountExceeded", "AuthFailure.ServiceLinkedRoleCreationNotPermitted"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_an_account_lacks_for_spot_alone_is_bought_on_demand(rig: Rig, make: Any, code: str, whole: bool) -> None:
+    if whole:
+        rig.fail("CreateFleet", code)
+    else:
+        rig.limit(0, code, spot=True)
+    launched = make(purchase="spot-else-on-demand").launch(2)
+    assert ((), [False, False]) == (launched.failures, [one.spot for one in launched.instances])
 
 
 @pytest.mark.parametrize("code", ["RequestLimitExceeded", "ServiceUnavailable", "InternalError"])
@@ -303,6 +314,16 @@ def test_a_lost_reply_is_asked_for_again_and_nothing_is_launched_twice(rig: Rig,
     launched = make().launch(2)
     assert ((), 2) == (launched.failures, len(launched.instances))
     assert sorted(one.id for one in launched.instances) == sorted(rig.running())
+
+
+def test_instances_of_a_lost_reply_are_found_by_their_tag_where_aws_does_not_tell_of_them_again(
+    rig: Rig, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rig._door, "terse", True)
+    rig.lose_reply("CreateFleet")
+    launched = make(purchase="spot-else-on-demand").launch(2)
+    assert sorted(one.id for one in launched.instances) == sorted(rig.running())
+    assert 2 == len(rig.calls("CreateFleet")), "and none beside them on demand"
 
 
 def test_a_lost_reply_about_the_template_is_asked_for_again(rig: Rig, make: Any) -> None:

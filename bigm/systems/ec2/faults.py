@@ -24,7 +24,7 @@ from bigm.errors import (
 )
 
 # What a launch does about an error.
-ELSEWHERE = "elsewhere"  # this pool (a type in a subnet) has nothing now; others may
+ELSEWHERE = "elsewhere"  # this pool (a type in a subnet, as spot or on demand) has nothing now; others may
 DROP = "drop"  # this pool never works; others may
 RETRY = "retry"  # the same again, after a pause
 GIVE_UP = "give up"  # nothing helps but the user
@@ -53,9 +53,9 @@ class Fault:
     hint: str = ""
 
 
-def _quota(text: str, code: str = "") -> Fault:
+def _quota(text: str, code: str = "", then: str = GIVE_UP) -> Fault:
     ask = f"ask for more at {_QUOTAS}" + (f"/{code}" if code else "") + ", or end what runs there (`bigm gc`)"
-    return Fault(QuotaError, GIVE_UP, text, ask)
+    return Fault(QuotaError, then, text, ask)
 
 
 def _option(name: str, what: str) -> Fault:
@@ -84,7 +84,7 @@ TABLE: dict[str, Fault] = {
     # the account's limits
     "VcpuLimitExceeded": _quota(f"the quota of on-demand vCPUs ({_ON_DEMAND}) is used up", _ON_DEMAND),
     "InstanceLimitExceeded": _quota("the quota of instances of this type is used up"),
-    "MaxSpotInstanceCountExceeded": _quota(f"the quota of spot vCPUs ({_SPOT}) is used up", _SPOT),
+    "MaxSpotInstanceCountExceeded": _quota(f"the quota of spot vCPUs ({_SPOT}) is used up", _SPOT, ELSEWHERE),
     "MaxFleetCountExceeded": _quota("the quota of fleets in this region is used up"),
     "MaxIOPSLimitExceeded": _quota("the quota of provisioned IOPS is used up"),
     "VolumeLimitExceeded": _quota("the quota of EBS storage is used up"),
@@ -105,14 +105,19 @@ TABLE: dict[str, Fault] = {
     "AccessDeniedException": _DENIED,
     "AuthFailure.ServiceLinkedRoleCreationNotPermitted": Fault(
         PermissionDenied,
-        GIVE_UP,
+        ELSEWHERE,
         "the role that spot instances need does not exist, and may not be made",
         "allow iam:CreateServiceLinkedRole, or have it made once: "
         "`aws iam create-service-linked-role --aws-service-name spot.amazonaws.com`; "
         "with ec2.purchase: on-demand none is needed",
     ),
     # credentials
-    "AuthFailure": _WRONG,
+    "AuthFailure": Fault(
+        CredentialsError,
+        GIVE_UP,
+        "AWS does not accept the credentials, or the account has not enabled this region",
+        _RENEW,
+    ),
     "InvalidClientTokenId": _WRONG,
     "UnrecognizedClientException": _WRONG,
     "SignatureDoesNotMatch": _WRONG,

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bigm.errors import CapacityError, ConfigError, SystemFault, ThrottledError, TransientError
+from bigm.errors import ConfigError, SystemFault, ThrottledError, TransientError
 from bigm.systems.ec2.account import Account
 from bigm.systems.ec2.faults import DROP, look_up
-from bigm.systems.ec2.labels import Labels
+from bigm.systems.ec2.labels import LAUNCH, Labels
 from bigm.systems.ec2.options import PURCHASES, Options
 from bigm.systems.ec2.refusals import ON_DEMAND, SPOT, Refusal, read_refusal
 from bigm.systems.ec2.userdata import data_disks
@@ -178,13 +178,24 @@ class Fleet:
         pools = [pool for pool in order.pools() if pool not in useless] or order.pools()
         request = _fleet_request(spot, on_demand, template, token, pools, order.tags)
         try:
-            answer = self._persist("create_fleet", request, deadline)
-        except CapacityError as error:
-            outcome.refusals.append(Refusal(error.code, error.message, SPOT if spot else ON_DEMAND, error=error))
+            answer, repeated = self._persist("create_fleet", request, deadline)
+        except SystemFault as error:
+            refusal = Refusal(error.code, error.message, SPOT if spot else ON_DEMAND, error=error)
+            if refusal.is_final:
+                raise
+            outcome.refusals.append(refusal)
             return
-        for group in answer.get("Instances", ()):
-            outcome.ids += [id for id in group.get("InstanceIds", ()) if id not in outcome.ids]
+        made = [id for group in answer.get("Instances", ()) for id in group.get("InstanceIds", ())]
+        if repeated and len(made) < spot + on_demand:
+            made += self._made(order.launch)
+        outcome.ids += [id for id in dict.fromkeys(made) if id not in outcome.ids]
         outcome.refusals += [read_refusal(error) for error in answer.get("Errors", ())]
+
+    def _made(self, launch: str) -> list[str]:
+        """What a launch has made, by its tag: AWS does not say whether a repeated request is answered in full."""
+        filters = [{"Name": f"tag:{LAUNCH}", "Values": [launch]}]
+        found = self._account.pages("describe_instances", "Reservations", Filters=filters)
+        return [str(instance["InstanceId"]) for reservation in found for instance in reservation["Instances"]]
 
     def _make_template(self, order: Order, deadline: float) -> str:
         request = {
@@ -194,16 +205,21 @@ class Fleet:
             "TagSpecifications": [{"ResourceType": "launch-template", "Tags": order.tags}],
         }
         self._templates[order.template] = None
-        answer = self._persist("create_launch_template", request, deadline)
+        answer, _ = self._persist("create_launch_template", request, deadline)
         return str(answer["LaunchTemplate"]["LaunchTemplateId"])
 
-    def _persist(self, operation: str, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
-        """Send a request, and again while AWS or the network is in trouble: its token makes it one request."""
-        pause = _FIRST_PAUSE
+    def _persist(self, operation: str, request: Mapping[str, Any], deadline: float) -> tuple[dict[str, Any], bool]:
+        """Send a request, and again while AWS or the network is in trouble: its token makes it one request.
+
+        Returns:
+            The answer, and whether an earlier one may have been lost.
+        """
+        pause, repeated = _FIRST_PAUSE, False
         while True:
             try:
-                return self._account.make(operation, **request)
+                return self._account.make(operation, **request), repeated
             except (ThrottledError, TransientError):
+                repeated = True
                 wait = random.uniform(pause / 2, pause)  # so that many drivers do not come back at once
                 if self._given_up.is_set() or time.monotonic() + wait > deadline:
                     raise

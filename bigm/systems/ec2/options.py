@@ -33,8 +33,8 @@ class Options:
     )
     purchase: str = _option(
         "spot-else-on-demand",
-        "how instances are bought: `spot`, `on-demand`, `spot-else-on-demand` where there is no spot capacity, or a "
-        "number: so many on demand, the others spot",
+        "how instances are bought: `spot`, `on-demand`, `spot-else-on-demand` where there is no spot capacity or no "
+        "quota for it, or a number: so many on demand, the others spot",
     )
 
     image: str = _option(
