@@ -462,7 +462,7 @@ def test_what_aws_does_not_show_in_time_is_ended_by_its_id(
     rig: Rig, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = make()
-    monkeypatch.setattr(driver.system, "_find", lambda filters: [])  # as in the first seconds
+    monkeypatch.setattr(driver.system._opened(), "look", lambda: {})  # as in the first seconds
     monkeypatch.setattr("bigm.systems.ec2.system._ADDRESSES", 1.0)
     launched = driver.launch(1)
     assert ((), 1) == (launched.instances, len(launched.failures))
