@@ -309,6 +309,15 @@ def test_aws_s_own_trouble_is_waited_out_with_the_same_token(rig: Rig, make: Any
     assert 1 == len({call.parameters["ClientToken"] for call in calls})
 
 
+@pytest.mark.parametrize("code", ["InvalidLaunchTemplateId.NotFound", "InvalidGroup.NotFound", "InternalError"])
+def test_zones_that_do_not_know_yet_what_was_just_made_are_asked_again(rig: Rig, make: Any, code: str) -> None:
+    rig.limit(0, code)
+    rig.after("CreateFleet", lambda _: rig.fleets.pools.clear())
+    launched = make(purchase="spot-else-on-demand").launch(2)
+    assert ((), [True, True]) == (launched.failures, [one.spot for one in launched.instances])
+    assert 2 == len({call.parameters["ClientToken"] for call in rig.calls("CreateFleet")})
+
+
 def test_a_lost_reply_is_asked_for_again_and_nothing_is_launched_twice(rig: Rig, make: Any) -> None:
     rig.lose_reply("CreateFleet")
     launched = make().launch(2)
