@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from bigm.systems.ec2.account import Account
 from bigm.systems.ec2.labels import Labels
 from bigm.systems.ec2.network import Network
 from bigm.systems.ec2.options import Options
-from bigm.systems.ec2.policy import NEEDS
+from bigm.systems.ec2.policy import GROUP, LAUNCH, NEEDS, TAG
 from bigm.systems.ec2.prices import Prices
 from bigm.systems.ec2.system import Ec2
 from ec2rig.leaving import leave
@@ -88,3 +89,21 @@ def test_the_policy_allows_what_is_asked_and_nothing_else(rig: Rig, tmp_path: Pa
     asked |= set(requests(rig, lambda: system.remove(system.discover()) and None))
     allowed = {need.operation for need in NEEDS}
     assert (set(), set()) == (asked - allowed - FREE, allowed - asked - UNSEEN)
+
+
+def tagged(specifications: list[dict[str, Any]], key: str) -> dict[str, str]:
+    """The value of a tag by the kind of what bears it."""
+    found = {(each["ResourceType"], tag["Key"]): tag["Value"] for each in specifications for tag in each["Tags"]}
+    return {kind: value for (kind, name), value in found.items() if name == key}
+
+
+def test_what_is_made_has_the_tags_without_which_the_policy_would_forbid_it(rig: Rig) -> None:
+    run(rig, 1)
+    [template], [fleet], [group] = (
+        rig.calls(operation) for operation in ("CreateLaunchTemplate", "CreateFleet", "CreateSecurityGroup")
+    )
+    made = tagged(fleet.parameters["TagSpecifications"], TAG)
+    made |= tagged(template.parameters["LaunchTemplateData"]["TagSpecifications"], TAG)
+    assert {resource.split(":")[-1].removesuffix("/*") for resource in LAUNCH.resources} == set(made)
+    assert {"launch-template"} == set(tagged(template.parameters["TagSpecifications"], TAG))
+    assert {"security-group": GROUP} == tagged(group.parameters["TagSpecifications"], "Name")
