@@ -342,6 +342,9 @@ def test_an_address_service_that_fails_is_the_explanation(
 
 def test_the_service_is_asked_and_what_is_wrong_with_it_is_said(rig: Rig) -> None:
     assert HOME == ask_service(rig.address_service)
+    rig.told = "0.0.0.0/0"
+    with pytest.raises(TransientError, match=r"it answered '0\.0\.0\.0/0'"):
+        ask_service(rig.address_service)
     rig.told = "<html>welcome</html>"
     with pytest.raises(TransientError, match=r"it answered '<html>welcome</html>'; say it with ec2\.own_address"):
         ask_service(rig.address_service)

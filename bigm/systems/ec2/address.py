@@ -43,8 +43,8 @@ def ask_service(url: str) -> str:
     try:
         answer = requests.get(url, timeout=(_CONNECT, _READ), proxies=direct)
         answer.raise_for_status()
-        return parse_address(answer.text)
-    except ConfigError:
+        return f"{ipaddress.IPv4Address(answer.text.strip())}/32"  # never a whole network, whatever it says
+    except ValueError:
         why = f"it answered {answer.text.strip()[:_SHOWN]!r}"
     except requests.Timeout:
         why = f"it did not answer within {_CONNECT + _READ:.0f} s"

@@ -152,7 +152,8 @@ class Network:
         if not opened:
             return
         try:  # by their tags: the answer to a request that made one may have been lost
-            revoke(self._account, rules_of(self._account, self._labels.cluster))
+            found = [*self._rules, *rules_of(self._account, self._labels.cluster)]  # which may not know the newest yet
+            revoke(self._account, {rule.id: rule for rule in found}.values())
         except BigmError as error:
             logger.warning("a rule of the security group %s stays: %s", ", ".join(self._groups), error)
 
@@ -185,13 +186,15 @@ class Network:
 
     def _look_again(self) -> None:
         """Let our address in where it is not, and have words for why instances do not answer where it is."""
+        explanation = ""
         try:
             with self._opening:
                 explanation = self._explain() if self._options.security_groups else self._mend()
         except BigmError as error:
             explanation = str(error)
-        with self._lock:
-            self._explanation, self._looked, self._look = explanation, time.monotonic(), None
+        finally:  # whatever happened, the next one may look
+            with self._lock:
+                self._explanation, self._looked, self._look = explanation, time.monotonic(), None
 
     def _mend(self) -> str:
         there = {rule.id for rule in rules_of(self._account, self._labels.cluster)}
