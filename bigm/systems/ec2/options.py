@@ -54,8 +54,10 @@ class Options:
         "without being asked",
     )
     data_stripes: int = _option(1, "disks that data_gib is striped over, each of at least 16 GiB; 25 at most")
-    ssh_keys: tuple[str, ...] = _option((), "public keys, or files of such, that may log in, for looking around")
-    key_pair: str = _option("", "name of a key pair of the account that may log in")
+    ssh_keys: tuple[str, ...] = _option(
+        (), "public keys, or files of such, that may log in, for looking around; port 22 has to be opened besides"
+    )
+    key_pair: str = _option("", "name of a key pair of the account that may log in; as ssh_keys")
     tags: tuple[str, ...] = _option((), "further tags of all that is made, each as name=value")
     files: tuple[str, ...] = _option((), "files that instances are given, each as path-here:path-there")
     units: tuple[str, ...] = _option((), "files of systemd units that instances are given and start")
@@ -79,5 +81,6 @@ class Options:
         "https://checkip.amazonaws.com", "what tells this computer's public address when it is asked by http"
     )
     immortal: bool = _option(
-        False, "instances outlive driver, lease and lifetime until they are ended by hand: only to look into a fault"
+        False,
+        "instances outlive a killed driver, lease and lifetime until they are ended by hand: only to look into a fault",
     )

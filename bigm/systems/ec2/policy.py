@@ -96,7 +96,10 @@ END = Scope(
     _TAGGED,
 )
 ROLE = Scope(
-    "GiveRole", "to instances", ("iam::*:role/*",), {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+    "GiveRole",
+    "to instances",
+    ("iam::*:role/*",),
+    {"StringEquals": {"iam:PassedToService": ["ec2.amazonaws.com", "ec2.amazonaws.com.cn"]}},  # the latter in China
 )
 SPOT_ROLE = Scope(
     "SpotRole",
