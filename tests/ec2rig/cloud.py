@@ -141,6 +141,11 @@ class Cloud:
         """Id of the security group of instances that name none."""
         return str(self.ec2.get_security_group_from_name("default", self.ec2.get_default_vpc().id).id)
 
+    def let_in(self) -> list[str]:
+        """The addresses that any security group lets in."""
+        groups = [group for vpc in self.ec2.groups.values() for group in vpc.values()]
+        return [rule.ip_range["CidrIp"] for group in groups for rule in group.ingress_rules if rule.ip_range]
+
     def is_open(self, instance: Any, port: int, address: str) -> bool:
         """Whether a security group of the instance lets *address* in."""
         for rule in [rule for group in instance.security_groups for rule in group.ingress_rules]:

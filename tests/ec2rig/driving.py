@@ -1,11 +1,10 @@
 """Drivers of machines on the rig: in this process, or as processes of their own that can be killed.
 
-As a program: `python driving.py N LEASE [stubborn]` starts N machines, says what it does, and waits in a call.
+As a program: `python driving.py N LEASE` starts N machines, says what it does, and waits in a call.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -29,6 +28,12 @@ def start_machines(cluster: bigm.Cluster, n: int) -> list[bigm.Machine]:
     return machines
 
 
+def run_bigm(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    """The command, run to its end in a process of its own."""
+    line = [sys.executable, "-m", "bigm", *words]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, **more)
+
+
 class Driver:
     """A driver as a process.
 
@@ -38,13 +43,14 @@ class Driver:
         lease: seconds; also of the first.
     """
 
-    def __init__(self, rig: Rig, n: int, lease: float, **variables: str) -> None:
+    def __init__(self, rig: Rig, n: int, lease: float) -> None:
         self._output = tempfile.TemporaryFile("w+")
+        folder = tempfile.mkdtemp(dir=rig.folder)  # a driver that is killed removes nothing
         self.process = subprocess.Popen(
             [sys.executable, __file__, str(n), str(lease)],
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **rig.environ, **variables, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, **rig.environ, "TMPDIR": folder, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
 
     def __enter__(self) -> Driver:
@@ -71,10 +77,9 @@ class Driver:
         self.process.kill()
         self.process.wait()
 
-    def interrupt(self) -> int:
-        """Press Ctrl-C, and wait for its end: its exit code."""
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(60.0)
 
 
 def main(n: int, lease: float) -> None:
@@ -85,12 +90,6 @@ def main(n: int, lease: float) -> None:
         machines = start_machines(cluster, n)
         print("running", flush=True)
         machines[0].run(time.sleep, 600)
-
-
-def events(cluster: bigm.Cluster, name: str) -> list[dict[str, Any]]:
-    """What the run has noted under that name."""
-    lines = (cluster._session.run.folder / "events.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == name]
 
 
 if __name__ == "__main__":

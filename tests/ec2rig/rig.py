@@ -201,6 +201,15 @@ class Rig:
         with self._door.quiet():
             self.cloud.ec2.terminate_instances([id])
 
+    def recycle(self, id: str) -> str:
+        """Let the next instance have the address of one that was taken away; which that is."""
+        self.guests[id].stop()
+        instance = self.cloud.instance(id)
+        address = str(instance.private_ip)
+        with self._door.quiet():
+            self.cloud.ec2.get_subnet(instance.subnet_id).del_subnet_ip(address)
+        return address
+
     def kill(self, id: str) -> None:
         """Kill the process of an instance, whose end it is."""
         process = self.guests[id].process
@@ -277,7 +286,8 @@ class Rig:
 
     def _console(self, asked: dict[str, Any]) -> dict[str, Any]:
         guest = self.guests.get(asked["InstanceId"])
-        return {"InstanceId": asked["InstanceId"], "Output": guest.console() if guest else ""}
+        said = guest.console() if guest else ""
+        return {"InstanceId": asked["InstanceId"], "Output": base64.b64encode(said.encode()).decode()}
 
 
 class _BlackHole:
