@@ -43,7 +43,8 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
 
 def test_ec2_keeps_the_contract_of_a_system(rig: Rig) -> None:
     check_system(lambda: Ec2(address_service=rig.address_service), timeout=30.0)
-    assert "" == "".join(call.code for call in rig.calls()), "no request was refused"
+    refused = [(call.operation, call.code) for call in rig.calls() if call.code and "DryRun" not in call.parameters]
+    assert [] == refused, "what doctor only asks about is refused by design"
 
 
 def test_the_command_forms_five_machines_runs_the_program_and_leaves_nothing(rig: Rig, tmp_path: Path) -> None:
