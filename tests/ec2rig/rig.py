@@ -38,6 +38,7 @@ from ec2rig.imds import Metadata
 from ec2rig.money import describe_spot_price_history, get_products, get_service_quota
 from ec2rig.wire import Reply, Request
 from interpreters import all_but_pythons, find_python
+from waiting import eventually
 
 PORT = 8410
 OTHER_REGION = "eu-west-1"  # is enabled, and empty
@@ -212,6 +213,7 @@ class Rig:
 
     def kill(self, id: str) -> None:
         """Kill the process of an instance, whose end it is."""
+        eventually(lambda: self.guests[id].process is not None)  # AWS answers before an instance boots
         process = self.guests[id].process
         assert process is not None
         process.kill()
