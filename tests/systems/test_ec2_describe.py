@@ -145,6 +145,16 @@ def test_what_prevented_the_end_of_each_is_told(rig: Rig, make: Any) -> None:
     assert 2 == len(rig.running())
 
 
+@pytest.mark.parametrize("code", ["UnsupportedOperation", "UnknownParameter"])
+def test_where_the_quick_end_is_not_to_be_had_instances_end_all_the_same(rig: Rig, make: Any, code: str) -> None:
+    system = make()
+    (one,) = launch(system, 1)
+    rig.fail("TerminateInstances", code)
+    assert {one.id: None} == system.terminate([one.id])
+    assert [] == rig.running()
+    assert [True, None] == [call.parameters.get("SkipOsShutdown") for call in rig.calls("TerminateInstances")]
+
+
 def test_an_instance_that_is_protected_leaves_the_others_to_their_end(rig: Rig, make: Any) -> None:
     system = make()
     one, two, three = launch(system, 3)

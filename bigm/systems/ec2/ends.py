@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from bigm.errors import BigmError, InstanceGone, SystemFault
+from bigm.errors import BigmError, ConfigError, InstanceGone, SystemFault
 from bigm.systems.ec2.account import Account
 from bigm.systems.ec2.refusals import as_fault
 
@@ -29,17 +28,11 @@ def end_instances(account: Account, ids: Iterable[str]) -> dict[str, SystemFault
 
 
 def _end(account: Account, ids: Sequence[str], outcome: dict[str, SystemFault | None]) -> None:
-    """End them by one request; where AWS refuses it for some, the others by further ones.
-
-    The operating system's own end is skipped where that can be asked for: it is paid for, and its agent has ended.
-    """
+    """End them by one request; where AWS refuses it for some, the others by further ones."""
     if not ids:
         return
     try:
-        more: dict[str, Any] = (
-            {"SkipOsShutdown": True} if account.knows("terminate_instances", "SkipOsShutdown") else {}
-        )
-        account.ask("terminate_instances", InstanceIds=list(ids), **more)
+        _terminate(account, list(ids))
         return
     except InstanceGone as error:
         named = set(_ID.findall(error.message)) & set(ids)
@@ -55,3 +48,15 @@ def _end(account: Account, ids: Sequence[str], outcome: dict[str, SystemFault | 
     middle = len(ids) // 2  # it names nobody: look in both halves
     _end(account, ids[:middle], outcome)
     _end(account, ids[middle:], outcome)
+
+
+def _terminate(account: Account, ids: list[str]) -> None:
+    """Without the operating system's own end where that can be had: it is paid for, and its agent has ended."""
+    if account.knows("terminate_instances", "SkipOsShutdown"):
+        try:
+            account.ask("terminate_instances", InstanceIds=ids, SkipOsShutdown=True)
+            return
+        except (ConfigError, SystemFault) as error:  # a type, or a region, that does not have it
+            if not isinstance(error, ConfigError) and error.code != "UnknownParameter":
+                raise
+    account.ask("terminate_instances", InstanceIds=ids)
