@@ -327,5 +327,5 @@ def claim_network() -> tuple[socket.socket, str]:
 
 @cache
 def _python(minor: str) -> str:
-    found = find_python(minor) if minor else ""
+    found = find_python(minor) if minor not in ("", "{}.{}".format(*sys.version_info)) else ""
     return os.path.realpath(found or sys.executable)
