@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import statistics
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bigm.errors import BigmError
 from bigm.systems.ec2.account import Account
+from bigm.systems.ec2.kept import SECONDS, keep, path_of
 from bigm.systems.ec2.options import Options
 
 logger = logging.getLogger("bigm.ec2")
 
-_KEPT = 7 * 86400.0  # seconds that a price on demand is taken to hold
 _LINUX = {  # the one product of a type that bigm launches; all others of it have licences, or a host of their own
     "operatingSystem": "Linux",
     "tenancy": "Shared",
@@ -127,7 +126,7 @@ class Prices:
         for kind in types:
             if kind not in kept and (price := self._ask_on_demand(kind)) is not None:
                 kept[kind] = [price, time.time()]
-                _write(self._path, kept)
+                keep(self._path, kept)
             if kind in kept:
                 self._on_demand[kind] = kept[kind][0]
 
@@ -139,7 +138,7 @@ class Prices:
 
     @property
     def _path(self) -> Path:
-        return self._home / "cache" / "ec2" / f"prices-{self._account.region}.json"
+        return path_of(self._home, "prices", self._account.region)
 
 
 def on_demand_of(n: int, options: Options) -> int:
@@ -169,17 +168,6 @@ def _read(path: Path) -> dict[str, list[float]]:
     """What is kept and not too old: by type, the price and when it was asked for."""
     try:
         kept = json.loads(path.read_text())
-        return {kind: [float(price), when] for kind, (price, when) in kept.items() if time.time() - when < _KEPT}
+        return {kind: [float(price), when] for kind, (price, when) in kept.items() if time.time() - when < SECONDS}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-
-
-def _write(path: Path, kept: Mapping[str, Sequence[float]]) -> None:
-    """Keep it; a home that cannot be written to costs the next run a second."""
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(kept))
-        os.replace(unfinished, path)
-    except OSError as error:
-        logger.info("cannot keep prices: %s", error)

@@ -14,7 +14,6 @@ import difflib
 import json
 import logging
 import math
-import os
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -24,13 +23,13 @@ from typing import Any
 
 from bigm.errors import ConfigError, SystemFault
 from bigm.systems.ec2.account import Account
+from bigm.systems.ec2.kept import SECONDS, keep, path_of
 from bigm.systems.ec2.options import DEFAULT_TYPES, Options
 from bigm.systems.ec2.requirements import Requirements, parse_requirements
 
 logger = logging.getLogger("bigm.ec2")
 
 ARCHITECTURES = ("x86_64", "arm64")
-_KEPT = 7 * 86400.0  # seconds that a listing holds
 _VERSION = 1  # of the listing's file: raised whenever what is read of a type changes
 _NEAREST = 3  # names that a message offers
 _CANDIDATES = 10  # more types do not find more capacity
@@ -93,11 +92,11 @@ def list_types(account: Account, home: Path) -> list[InstanceType]:
     Raises:
         SystemFault: EC2 does not tell.
     """
-    path = home / "cache" / "ec2" / f"types-{account.region}.json"
+    path = path_of(home, "types", account.region)
     kept = _read(path)
     if kept is None:
         kept = sorted(_described(account), key=lambda one: one.name)
-        _write(path, kept)
+        keep(path, {"version": _VERSION, "types": [dataclasses.asdict(one) for one in kept]})
     return kept
 
 
@@ -217,21 +216,9 @@ def _parsed(record: dict[str, Any]) -> InstanceType:
 def _read(path: Path) -> list[InstanceType] | None:
     """A listing that is fresh and whole, else None."""
     try:
-        if time.time() - path.stat().st_mtime > _KEPT:
+        if time.time() - path.stat().st_mtime > SECONDS:
             return None
         kept = json.loads(path.read_text())
         return [InstanceType(**record) for record in kept["types"]] if kept["version"] == _VERSION else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _write(path: Path, found: Iterable[InstanceType]) -> None:
-    """Keep a listing; a home that cannot be written to only costs the next run some seconds."""
-    text = json.dumps({"version": _VERSION, "types": [dataclasses.asdict(one) for one in found]})
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text)
-        os.replace(unfinished, path)
-    except OSError as error:
-        logger.info("cannot keep the list of instance types: %s", error)
