@@ -637,6 +637,7 @@ class Cluster(Groups):
     def _launch_with(self, count: int, least: int, plan: Plan, given: Bundle | None) -> list[Steward]:
         """Launch machines that are brought a bundle; what is wrong with that is found before they cost anything."""
         if not self._system.capabilities.local:
+            self._system.prepare()  # to make a bundle may take a minute
             return self._launch(count, replace(plan, bundle=given or self._bundles.own()), least)
         digest = Digest()
         launching = start_thread(f"bigm-launch {self.name}", self._launch, count, plan, least, digest.known)

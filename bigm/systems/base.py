@@ -250,6 +250,15 @@ class System(abc.ABC):
         """What the instance last said by itself: console output, an agent's standard error. May be ""."""
         return ""
 
+    def prepare(self) -> None:  # noqa: B027  # most systems leave nothing open
+        """Decide what a launch leaves open, as far as that takes moments and makes nothing. Called when it was opened.
+
+        What takes long is done after it, so that wrong settings and credentials are told at once.
+
+        Raises:
+            ConfigError, SystemFault: a launch would raise it.
+        """
+
     def offer(self, spec: Spec) -> str:
         """What kind of machine `launch` asks for, in words ("m7i-flex.large, spot"), or "". Never fails a launch."""
         return ""

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,3 +94,12 @@ def test_requests_do_not_grow_with_the_machines(rig: Rig) -> None:
         asked = [call for call in rig.calls()[before:] if call.operation != "DescribeInstances"]
         counts.append(sorted(call.operation for call in asked))
     assert counts[1] == counts[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [({"instance_types": ["m7i.lrge"]}, "m7i.lrge"), ({"image": "/no/such"}, "image")]
+)
+def test_a_wrong_setting_is_told_before_a_bundle_is_made(rig: Rig, options: dict[str, Any], says: str) -> None:
+    with bigm.start("ec2", bundle={"requirements": "/no/such/file"}, ec2=options) as cluster:
+        with pytest.raises(bigm.ConfigError, match=says):
+            cluster.start(2)

@@ -149,6 +149,9 @@ class Ec2(System):
                 return "\n".join(str(said).strip().splitlines()[-_LINES:])
         return ""
 
+    def prepare(self) -> None:
+        self._choose()
+
     def offer(self, spec: Spec) -> str:
         return in_words(self._type_names(), self._options)
 
@@ -276,7 +279,7 @@ class Ec2(System):
         expires = 0.0 if options.immortal else time.time() + boot.lifetime + _GRACE
         if options.immortal:
             logger.warning("ec2.immortal: these instances outlive their driver, and cost money until you end them")
-        types, image = self._kinds = self._kinds or self._choose()
+        types, image = self._choose()
         self._network.open(expires)
         return Order(
             launch=launch_id,
@@ -291,9 +294,11 @@ class Ec2(System):
 
     def _choose(self) -> tuple[list[InstanceType], Image]:
         """Types and image, once for a cluster: a newer image would make machines that are unlike the others."""
-        types = self._resolve_types()
-        minor = f"{sys.version_info.major}.{sys.version_info.minor}"
-        return types, resolve_image(self._account, self._options, minor, types[0].architecture)
+        if self._kinds is None:
+            types = self._resolve_types()
+            minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+            self._kinds = types, resolve_image(self._account, self._options, minor, types[0].architecture)
+        return self._kinds
 
     def _await_addresses(self, outcome: Outcome, deadline: float) -> tuple[list[Instance], list[SystemFault]]:
         """Wait until each instance can be dialled, or has ended already."""
