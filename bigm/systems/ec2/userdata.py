@@ -213,7 +213,7 @@ def _read(option: str, path: str) -> bytes:
         with open(os.path.expanduser(path), "rb") as file:
             return file.read(1 << 24)
     except OSError as error:
-        raise ConfigError(f"{option} names {path}, which cannot be read: {error.strerror}") from error
+        raise ConfigError(f"ec2.{option} names {path}, which cannot be read: {error.strerror}") from error
 
 
 def _entry(file: _File) -> dict[str, Any]:
