@@ -127,6 +127,8 @@ _BLOCKS: dict[str, Callable[[], str]] = {
 _SECTIONS = {
     "bundle": "What is brought to machines. Docs: docs/bundles.md.",
     "timeouts": "Every limit in time. Docs: docs/lifecycle.md.",
+    "ec2": "The system 'ec2': instances in your AWS account. Docs: docs/ec2.md.",
+    "ssh": "The system 'ssh': hosts that you reach by ssh. Docs: docs/ssh.md.",
 }
 _EXAMPLE_HEAD = """\
 # Every setting of bigm, with its default; printed by `python -m bigm.cli.docs`.

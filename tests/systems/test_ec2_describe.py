@@ -14,7 +14,7 @@ from bigm.authority import Authority
 from bigm.bootstrap.agentzip import agent_digest
 from bigm.bootstrap.records import Launch
 from bigm.errors import PermissionDenied
-from bigm.systems.base import ENDED, RUNNING, Instance, Spec
+from bigm.systems.base import ENDED, INSTANCE, RUNNING, Instance, Spec
 from bigm.systems.ec2.account import Account
 from bigm.systems.ec2.ends import end_instances
 from bigm.systems.ec2.options import Options
@@ -40,22 +40,30 @@ def rig(cloud: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     eventually(cloud.is_empty)
 
 
+class Opened(Ec2):
+    """A system that is opened for a cluster of its own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.cluster = Authority().cluster
+        self.open(self.cluster)
+
+
 @pytest.fixture
 def make(rig: Rig) -> Iterator[Any]:
     """Makes systems, and closes them."""
     with contextlib.ExitStack() as last:
 
-        def make(**options: Any) -> Ec2:
-            system = Ec2(address_service=rig.address_service, purchase="on-demand", **options)
-            system.open(Authority().cluster)
+        def make(**options: Any) -> Opened:
+            system = Opened(address_service=rig.address_service, purchase="on-demand", **options)
             last.callback(system.close)
             return system
 
         yield make
 
 
-def launch(system: Ec2, n: int) -> tuple[Instance, ...]:
-    authority = Authority(system._cluster)
+def launch(system: Opened, n: int) -> tuple[Instance, ...]:
+    authority = Authority(system.cluster)
     id = f"{authority.cluster}-1"
     credentials = authority.bootstrap(id)
     boot = Launch(
@@ -213,9 +221,9 @@ def test_what_others_have_left_is_found_by_its_tags_and_removed(rig: Rig, make: 
     system = make()
     one, two = launch(system, 2)
     finder = Ec2()
-    found = {each.id: each for each in finder.discover()}
+    found = {each.id: each for each in finder.discover() if each.kind == INSTANCE}
     assert {one.id, two.id} == set(found)
-    assert system._cluster == found[one.id].cluster
+    assert system.cluster == found[one.id].cluster
     assert found[one.id].since > 0
     assert {one.id: None} == finder.remove([found[one.id]])
-    assert [two.id] == [each.id for each in finder.discover()]
+    assert [two.id] == [each.id for each in finder.discover() if each.kind == INSTANCE]

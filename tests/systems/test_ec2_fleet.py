@@ -309,6 +309,15 @@ def test_aws_s_own_trouble_is_waited_out_with_the_same_token(rig: Rig, make: Any
     assert 1 == len({call.parameters["ClientToken"] for call in calls})
 
 
+@pytest.mark.parametrize("code", ["InvalidLaunchTemplateId.NotFound", "InvalidGroup.NotFound", "InternalError"])
+def test_zones_that_do_not_know_yet_what_was_just_made_are_asked_again(rig: Rig, make: Any, code: str) -> None:
+    rig.limit(0, code)
+    rig.after("CreateFleet", lambda _: rig.fleets.pools.clear())
+    launched = make(purchase="spot-else-on-demand").launch(2)
+    assert ((), [True, True]) == (launched.failures, [one.spot for one in launched.instances])
+    assert 2 == len({call.parameters["ClientToken"] for call in rig.calls("CreateFleet")})
+
+
 def test_a_lost_reply_is_asked_for_again_and_nothing_is_launched_twice(rig: Rig, make: Any) -> None:
     rig.lose_reply("CreateFleet")
     launched = make().launch(2)
@@ -462,7 +471,7 @@ def test_what_aws_does_not_show_in_time_is_ended_by_its_id(
     rig: Rig, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = make()
-    monkeypatch.setattr(driver.system, "_find", lambda filters: [])  # as in the first seconds
+    monkeypatch.setattr(driver.system._opened(), "look", lambda: {})  # as in the first seconds
     monkeypatch.setattr("bigm.systems.ec2.system._ADDRESSES", 1.0)
     launched = driver.launch(1)
     assert ((), 1) == (launched.instances, len(launched.failures))

@@ -6,17 +6,18 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bigm.systems.base import Spec
 from bigm.systems.ec2.account import Account
-from bigm.systems.ec2.labels import Labels
+from bigm.systems.ec2.labels import CLUSTER, Labels
 from bigm.systems.ec2.network import Network
 from bigm.systems.ec2.options import Options
-from bigm.systems.ec2.policy import NEEDS
-from bigm.systems.ec2.prices import Prices
+from bigm.systems.ec2.policy import LAUNCH, NEEDS
 from bigm.systems.ec2.system import Ec2
+from bigm.systems.ec2.vpc import GROUP
 from ec2rig.leaving import leave
 from ec2rig.rig import Rig
 from launching import Launching
@@ -68,7 +69,7 @@ def test_the_requests_of_a_run_are_those_of_the_page_however_many_machines_there
         assert counts == {name: asked[name] for name in counts}
 
 
-def test_the_policy_allows_what_is_asked_and_nothing_else(rig: Rig, tmp_path: Path) -> None:
+def test_the_policy_allows_what_is_asked_and_nothing_else(rig: Rig) -> None:
     def everything() -> None:
         run(rig, 1)
         system = Ec2(address_service=rig.address_service)
@@ -76,7 +77,6 @@ def test_the_policy_allows_what_is_asked_and_nothing_else(rig: Rig, tmp_path: Pa
         [instance] = Launching(system).launch(1).instances
         system.diagnose(instance)
         system.close()
-        Prices(Account(Options()), tmp_path).estimate(1, ["m5.large"], Options())
         by_bastion = Options(connect="ssh", proxy_command="nc %h %p")
         network = Network(Account(by_bastion), by_bastion, Labels.of("c", by_bastion))
         network.open(0.0)
@@ -88,3 +88,21 @@ def test_the_policy_allows_what_is_asked_and_nothing_else(rig: Rig, tmp_path: Pa
     asked |= set(requests(rig, lambda: system.remove(system.discover()) and None))
     allowed = {need.operation for need in NEEDS}
     assert (set(), set()) == (asked - allowed - FREE, allowed - asked - UNSEEN)
+
+
+def tagged(specifications: list[dict[str, Any]], key: str) -> dict[str, str]:
+    """The value of a tag by the kind of what bears it."""
+    found = {(each["ResourceType"], tag["Key"]): tag["Value"] for each in specifications for tag in each["Tags"]}
+    return {kind: value for (kind, name), value in found.items() if name == key}
+
+
+def test_what_is_made_has_the_tags_without_which_the_policy_would_forbid_it(rig: Rig) -> None:
+    run(rig, 1)
+    [template], [fleet], [group] = (
+        rig.calls(operation) for operation in ("CreateLaunchTemplate", "CreateFleet", "CreateSecurityGroup")
+    )
+    made = tagged(fleet.parameters["TagSpecifications"], CLUSTER)
+    made |= tagged(template.parameters["LaunchTemplateData"]["TagSpecifications"], CLUSTER)
+    assert {resource.split(":")[-1].removesuffix("/*") for resource in LAUNCH.resources} == set(made)
+    assert {"launch-template"} == set(tagged(template.parameters["TagSpecifications"], CLUSTER))
+    assert {"security-group": GROUP} == tagged(group.parameters["TagSpecifications"], "Name")

@@ -16,6 +16,7 @@ from bigm.errors import ConfigError, SystemFault
 from bigm.systems.base import FAILED, OK, WARNING, Finding
 from bigm.systems.ec2.account import Account
 from bigm.systems.ec2.address import ask_service
+from bigm.systems.ec2.faults import QUOTA_PAGE
 from bigm.systems.ec2.images import resolve_image
 from bigm.systems.ec2.options import PORT, Options
 from bigm.systems.ec2.permissions import QUOTAS, Facts, look_at_permissions
@@ -26,7 +27,6 @@ _AWS = "AWS"
 _SKEW = 30.0  # seconds that AWS's clock and this one may differ without a word
 _REFUSED = 300.0  # seconds from which on AWS refuses requests
 _STANDARD = re.compile(r"(?:[acdhimrtz]|i[ms])[0-9]")
-_ASK = "https://console.aws.amazon.com/servicequotas/home/services/ec2/quotas/"
 _WAYS = {
     "private": "not needed: machines are dialled at their private addresses",
     "ssh": "not needed: machines are dialled by ec2.proxy_command",
@@ -188,4 +188,4 @@ def _quotas(account: Account, options: Options, subject: str, types: tuple[Insta
             yield Finding(subject, check, OK, text)
             continue
         state = FAILED if len(ways) == 1 else WARNING
-        yield Finding(subject, check, state, text, f"ask for more, which takes hours: {_ASK}{QUOTAS[way]}")
+        yield Finding(subject, check, state, text, f"ask for more, which takes hours: {QUOTA_PAGE}/{QUOTAS[way]}")

@@ -31,8 +31,8 @@ GIVE_UP = "give up"  # nothing helps but the user
 
 _NAMED = 300  # characters of AWS's own message that are shown
 _POLICY = "`bigm doctor ec2 --policy` prints all that bigm needs"
-_QUOTAS = "https://console.aws.amazon.com/servicequotas/home/services/ec2/quotas"
-_ON_DEMAND, _SPOT = "L-1216C47A", "L-34B43A08"  # quotas of vCPUs of the standard families
+QUOTA_PAGE = "https://console.aws.amazon.com/servicequotas/home/services/ec2/quotas"
+VCPUS_ON_DEMAND, VCPUS_SPOT = "L-1216C47A", "L-34B43A08"  # quotas of vCPUs of the standard families
 _RENEW = "renew them (`aws sso login`, `aws configure`), and see them with `aws sts get-caller-identity`"
 
 
@@ -54,7 +54,7 @@ class Fault:
 
 
 def _quota(text: str, code: str = "", then: str = GIVE_UP) -> Fault:
-    ask = f"ask for more at {_QUOTAS}" + (f"/{code}" if code else "") + ", or end what runs there (`bigm gc`)"
+    ask = f"ask for more at {QUOTA_PAGE}" + (f"/{code}" if code else "") + ", or end what runs there (`bigm gc`)"
     return Fault(QuotaError, then, text, ask)
 
 
@@ -82,9 +82,9 @@ TABLE: dict[str, Fault] = {
         CapacityError, ELSEWHERE, "the subnet has no free addresses", "name others with ec2.subnets"
     ),
     # the account's limits
-    "VcpuLimitExceeded": _quota(f"the quota of on-demand vCPUs ({_ON_DEMAND}) is used up", _ON_DEMAND),
+    "VcpuLimitExceeded": _quota(f"the quota of on-demand vCPUs ({VCPUS_ON_DEMAND}) is used up", VCPUS_ON_DEMAND),
     "InstanceLimitExceeded": _quota("the quota of instances of this type is used up"),
-    "MaxSpotInstanceCountExceeded": _quota(f"the quota of spot vCPUs ({_SPOT}) is used up", _SPOT, ELSEWHERE),
+    "MaxSpotInstanceCountExceeded": _quota(f"the quota of spot vCPUs ({VCPUS_SPOT}) is used up", VCPUS_SPOT, ELSEWHERE),
     "MaxFleetCountExceeded": _quota("the quota of fleets in this region is used up"),
     "MaxIOPSLimitExceeded": _quota("the quota of provisioned IOPS is used up"),
     "VolumeLimitExceeded": _quota("the quota of EBS storage is used up"),

@@ -13,6 +13,7 @@ Source: "Use instant fleets" of the EC2 user guide.
 from __future__ import annotations
 
 import base64
+import itertools
 import random
 import threading
 import time
@@ -31,6 +32,8 @@ from bigm.systems.ec2.userdata import data_disks
 _EITHER = "spot-else-on-demand"
 _POOLS = 300  # that a request may name
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0  # seconds; each is drawn between half of it and all
+_APPEARS = 30.0  # seconds until all zones know of what was made a moment ago, a template or a security group
+_AGAIN = 2.0  # seconds until they are asked again
 _REFUSED = (ConfigError, SystemFault)
 _NO_TEMPLATE = ("InvalidLaunchTemplateName.NotFoundException", "InvalidLaunchTemplateId.NotFound")
 
@@ -177,19 +180,33 @@ class Fleet:
         useless = {(one.kind, one.subnet) for one in outcome.refusals if look_up(one.code, one.message).then == DROP}
         pools = [pool for pool in order.pools() if pool not in useless] or order.pools()
         request = _fleet_request(spot, on_demand, template, token, pools, order.tags)
+        end = min(deadline, time.monotonic() + _APPEARS)
+        for attempt in itertools.count(1):
+            made, refusals = self._ask_for(request, spot + on_demand, order.launch, deadline)
+            passes = bool(refusals) and all(one.passes for one in refusals)
+            if made or not passes or self._given_up.is_set() or time.monotonic() > end:
+                break
+            request = {**request, "ClientToken": f"{token}.{attempt}"}  # with the same one nothing would happen again
+            self._rest(_AGAIN)
+        outcome.ids += [id for id in dict.fromkeys(made) if id not in outcome.ids]
+        outcome.refusals += refusals
+
+    def _ask_for(
+        self, request: Mapping[str, Any], n: int, launch: str, deadline: float
+    ) -> tuple[list[str], list[Refusal]]:
+        """One fleet of *n* instances: ids of those that there are, and why they are not all."""
         try:
             answer, repeated = self._persist("create_fleet", request, deadline)
         except SystemFault as error:
-            refusal = Refusal(error.code, error.message, SPOT if spot else ON_DEMAND, error=error)
+            way = request["TargetCapacitySpecification"]["DefaultTargetCapacityType"]
+            refusal = Refusal(error.code, error.message, way, error=error)
             if refusal.is_final:
                 raise
-            outcome.refusals.append(refusal)
-            return
+            return [], [refusal]
         made = [id for group in answer.get("Instances", ()) for id in group.get("InstanceIds", ())]
-        if repeated and len(made) < spot + on_demand:
-            made += self._made(order.launch)
-        outcome.ids += [id for id in dict.fromkeys(made) if id not in outcome.ids]
-        outcome.refusals += [read_refusal(error) for error in answer.get("Errors", ())]
+        if repeated and len(made) < n:
+            made += self._made(launch)
+        return made, [read_refusal(error) for error in answer.get("Errors", ())]
 
     def _made(self, launch: str) -> list[str]:
         """What a launch has made, by its tag: AWS does not say whether a repeated request is answered in full."""

@@ -12,16 +12,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bigm.errors import BigmError, ConfigError, PermissionDenied, SystemFault
+from bigm.errors import (
+    BigmError,
+    ConfigError,
+    CredentialsError,
+    PermissionDenied,
+    SystemFault,
+    ThrottledError,
+    TransientError,
+)
 from bigm.systems.base import FAILED, OK, WARNING, Finding
 from bigm.systems.ec2.account import Account
-from bigm.systems.ec2.labels import of_any
+from bigm.systems.ec2.faults import VCPUS_ON_DEMAND, VCPUS_SPOT
+from bigm.systems.ec2.labels import CLUSTER, of_any
 from bigm.systems.ec2.options import PORT, Options
-from bigm.systems.ec2.policy import TAG, Need, needs
+from bigm.systems.ec2.policy import Need, needs
 from bigm.systems.ec2.types import InstanceType
 from bigm.systems.ec2.vpc import GROUP
 
-QUOTAS = {"spot": "L-34B43A08", "on-demand": "L-1216C47A"}  # of vCPUs of the standard families, by way of buying
+QUOTAS = {"spot": VCPUS_SPOT, "on-demand": VCPUS_ON_DEMAND}  # by way of buying
 _AT_ONCE = 8  # requests
 _ALLOW = "`bigm doctor ec2 --policy` prints all that bigm needs"
 _CHECK = "permissions"
@@ -86,20 +95,15 @@ def _ask(account: Account, need: Need, request: Mapping[str, Any]) -> BigmError 
     except PermissionDenied as error:
         return error
     except (ConfigError, SystemFault) as error:
-        return error if isinstance(error, SystemFault) and _is_about_nothing(error) else None
+        return error if _is_unchecked(error) else None
     return None
 
 
-def _is_about_nothing(error: SystemFault) -> bool:
-    """Whether AWS has not looked at the request at all."""
-    return not isinstance(error.__cause__, _client_error()) or error.exit_code != SystemFault.exit_code
-
-
-def _client_error() -> type[Exception]:
-    from botocore.exceptions import ClientError
-
-    found: type[Exception] = ClientError
-    return found
+def _is_unchecked(error: BigmError) -> bool:
+    """Whether AWS has not come to look at what the request is for."""
+    if isinstance(error, TransientError):
+        return not error.code.startswith("Invalid")  # it names something that does not exist
+    return isinstance(error, (CredentialsError, ThrottledError))
 
 
 def _is_uncertain(need: Need, facts: Facts) -> bool:
@@ -124,7 +128,7 @@ def _lacking(error: PermissionDenied) -> str:
 
 def _requests(options: Options, facts: Facts) -> dict[str, dict[str, Any]]:
     """A request for each operation, by its name, that is checked and not performed, or that only looks."""
-    tags = [{"Key": TAG, "Value": "doctor"}, {"Key": "Name", "Value": GROUP}]
+    tags = [{"Key": CLUSTER, "Value": "doctor"}, {"Key": "Name", "Value": GROUP}]
 
     def tagged(*kinds: str) -> list[dict[str, Any]]:
         return [{"ResourceType": kind, "Tags": tags} for kind in kinds]

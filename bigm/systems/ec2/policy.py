@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from bigm.systems.ec2.labels import CLUSTER
 from bigm.systems.ec2.options import Options
+from bigm.systems.ec2.vpc import GROUP
 
-TAG = "bigm:cluster"  # on all that a run makes, from the first moment
-GROUP = "bigm"  # name, as a tag too, of the security group, which is no run's
-_TAGGED = {"Null": {f"aws:ResourceTag/{TAG}": "false"}}
-_TAGGING = {"Null": {f"aws:RequestTag/{TAG}": "false"}}
+_TAGGED = {"Null": {f"aws:ResourceTag/{CLUSTER}": "false"}}
+_TAGGING = {"Null": {f"aws:RequestTag/{CLUSTER}": "false"}}
 _PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
 _CREATING = (
     "CreateFleet",
@@ -51,7 +51,7 @@ PARAMETERS = Scope("PublicParameters", "AWS's own parameters", ("ssm:*::paramete
 OWN_IMAGE = Scope("OwnImage", "the account's parameters", ("ssm:*:*:parameter/*",))
 LAUNCH = Scope(
     "LaunchTagged",
-    f"with the tag `{TAG}`",
+    f"with the tag `{CLUSTER}`",
     ("ec2:*:*:fleet/*", "ec2:*:*:instance/*", "ec2:*:*:volume/*", "ec2:*:*:network-interface/*"),
     _TAGGING,
 )
@@ -67,8 +67,8 @@ USE = Scope(
         "ec2:*:*:spot-instances-request/*",
     ),
 )
-BY_TEMPLATE = Scope("LaunchByTemplate", f"templates with the tag `{TAG}`", ("ec2:*:*:launch-template/*",), _TAGGED)
-MAKE_TEMPLATE = Scope("MakeTemplate", f"with the tag `{TAG}`", ("ec2:*:*:launch-template/*",), _TAGGING)
+BY_TEMPLATE = Scope("LaunchByTemplate", f"templates with the tag `{CLUSTER}`", ("ec2:*:*:launch-template/*",), _TAGGED)
+MAKE_TEMPLATE = Scope("MakeTemplate", f"with the tag `{CLUSTER}`", ("ec2:*:*:launch-template/*",), _TAGGING)
 MAKE_GROUP = Scope(
     "MakeGroup",
     f"with the tag `Name={GROUP}`",
@@ -91,7 +91,7 @@ GROUPS = Scope(
 RULES = Scope("Rules", "rules of that group", ("ec2:*:*:security-group-rule/*",))
 END = Scope(
     "EndTagged",
-    f"what has the tag `{TAG}`",
+    f"what has the tag `{CLUSTER}`",
     ("ec2:*:*:instance/*", "ec2:*:*:launch-template/*", "ec2:*:*:volume/*"),
     _TAGGED,
 )

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigm.errors import BigmError, CapacityError, SystemFault
-from bigm.systems.ec2.faults import DROP, ELSEWHERE, look_up, make_error
+from bigm.systems.ec2.faults import DROP, ELSEWHERE, RETRY, look_up, make_error
 
 SPOT, ON_DEMAND = "spot", "on-demand"
+_JUST_MADE = ("InvalidGroup.NotFound",)  # groups that the user names were looked at before
 _NAMED = 3  # types and zones that a message names
 
 
@@ -37,6 +38,11 @@ class Refusal:
     def is_final(self) -> bool:
         """No other pool and no other way of buying helps."""
         return look_up(self.code, self.message).then not in (ELSEWHERE, DROP)
+
+    @property
+    def passes(self) -> bool:
+        """The same again may help: AWS is in trouble, or this part of it does not know yet of what was just made."""
+        return self.error is None and (look_up(self.code).then == RETRY or self.code in _JUST_MADE)
 
 
 def read_refusal(error: Mapping[str, Any]) -> Refusal:

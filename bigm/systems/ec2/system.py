@@ -24,29 +24,24 @@ from bigm.home import home_folder
 from bigm.systems.base import ENDED, Capabilities, Finding, Instance, Launched, Spec, System
 from bigm.systems.ec2.account import Account
 from bigm.systems.ec2.doctor import Place, examine, preview
-from bigm.systems.ec2.ends import end_instances
 from bigm.systems.ec2.fleet import Fleet, Order, Outcome, check_purchase
-from bigm.systems.ec2.gathering import Gathering
 from bigm.systems.ec2.images import Image, resolve_image
-from bigm.systems.ec2.labels import Labels, of_cluster, parse_tags
+from bigm.systems.ec2.inventory import Inventory
+from bigm.systems.ec2.labels import Labels, parse_tags
 from bigm.systems.ec2.network import Network, check_way
 from bigm.systems.ec2.options import Options
 from bigm.systems.ec2.policy import needs, partition_of, policy
 from bigm.systems.ec2.prices import Prices, in_words
 from bigm.systems.ec2.refusals import as_fault, explain
 from bigm.systems.ec2.remains import Remains
-from bigm.systems.ec2.states import Seen, read_instance
+from bigm.systems.ec2.states import Seen
 from bigm.systems.ec2.types import InstanceType, resolve_types
 from bigm.systems.ec2.userdata import render
 
 logger = logging.getLogger("bigm.ec2")
 
-_LOOK_INTERVAL = 1.0  # seconds between two requests that ask how instances are, however many machines ask
-_END_INTERVAL = 0.5  # seconds between two requests that end instances
-_MOMENT = 0.1  # seconds for all machines of a cluster to say that they are to end
 _ADDRESSES = 60.0  # seconds for new instances to have addresses; AWS takes five
 _SETTLES = 20.0  # seconds for a launch that nobody waits for to be over
-_ENDING = 60.0  # seconds for AWS to say of all instances that they end
 _APPEARS = 5.0  # seconds after which what an interrupted launch has made is found by its tags
 _GRACE = 600.0  # seconds beyond the lifetime after which tags say that an instance is over: it had to boot
 _PRICES = 2.0  # seconds that a launch waits for the prices of what it has launched
@@ -68,7 +63,7 @@ class Ec2(System):
         self.capabilities = Capabilities(ends="provider", hard_deadline=True, notice=120.0, prices=True)
         self._account = Account(options)
         self._remains = Remains(self._account, options)
-        self._cluster = ""
+        self._inventory: Inventory | None = None
         self._fleet: Fleet | None = None
         self._network: Network | None = None
         self._kinds: tuple[list[InstanceType], Image] | None = None
@@ -79,25 +74,20 @@ class Ec2(System):
         self._flying = 0  # launches that are not over
         self._landed = threading.Condition()
         self._interrupted = False  # a launch was, and nobody knows what it made
-        self._looks = Gathering(self._look, interval=_LOOK_INTERVAL)
-        self._ends = Gathering(self._end, interval=_END_INTERVAL, moment=_MOMENT)
-        self._seen: dict[str, Seen] = {}  # of the last look
         self._launches: set[str] = set()
-        self._made: dict[str, None] = {}  # ids that launches were answered with, until they are ended
         self._waits = ""
         self._deciding = threading.Lock()
         self._types: list[InstanceType] = []
         self._prices: Prices | None = None
 
     def __repr__(self) -> str:
-        alive = sum(not seen.gone for seen in self._seen.values())
-        return f"<Ec2: cluster {self._cluster or '(not opened)'}, {alive} instances>"
+        return f"<Ec2: {self._inventory or 'not opened'}>"
 
     def open(self, cluster: str) -> None:
-        if self._cluster == cluster:
+        if self._inventory is not None:
             return
         self._account.region  # noqa: B018  # without one there is nothing to be made
-        self._cluster = cluster
+        self._inventory = Inventory(self._account, cluster)
         self._labels = Labels.of(cluster, self._options)
         self._network = Network(self._account, self._options, self._labels)
         self._fleet = Fleet(self._account, self._options, self._labels, self._given_up)
@@ -105,7 +95,7 @@ class Ec2(System):
     def launch(self, n: int, spec: Spec, boot: Launch, launch_id: str) -> Launched:
         with self._in_flight():
             if launch_id in self._launches:
-                known = [seen.instance for seen in self._looks.ask().values() if seen.instance.launch == launch_id]
+                known = [one.instance for one in self._opened().look().values() if one.instance.launch == launch_id]
                 if known:
                     return Launched(tuple(known))
             self._launches.add(launch_id)
@@ -118,9 +108,9 @@ class Ec2(System):
         return self._waits
 
     def describe(self, ids: Sequence[str] | None = None) -> list[Instance]:
-        if not self._cluster:
+        if self._inventory is None:
             return []
-        seen = self._looks.ask(ids or ())
+        seen = self._inventory.look()
         if ids is None:
             return [one.instance for one in seen.values() if not one.gone]
         return [seen[id].instance for id in dict.fromkeys(ids) if id in seen]
@@ -131,15 +121,11 @@ class Ec2(System):
         return self._network.connect(self.keeper_address(instance), timeout)
 
     def keeper_address(self, instance: Instance) -> str:
-        seen = self._seen.get(instance.id)
+        seen = self._inventory.last.get(instance.id) if self._inventory is not None else None
         return self._network.address(seen.id, seen.private, seen.public) if seen and self._network else ""
 
     def terminate(self, ids: Iterable[str]) -> dict[str, SystemFault | None]:
-        wanted = list(dict.fromkeys(ids))
-        if not wanted:
-            return {}
-        outcome = self._ends.ask(wanted)
-        return {id: outcome.get(id) for id in wanted}
+        return self._opened().end(ids)
 
     def diagnose(self, instance: Instance) -> str:
         for latest in (True, False):  # not every type can tell what it said last
@@ -197,10 +183,7 @@ class Ec2(System):
     def _close(self, fleet: Fleet) -> None:
         with self._landed:
             self._landed.wait_for(lambda: not self._flying, _SETTLES)
-        began = time.monotonic()
-        appears = _APPEARS if self._interrupted or self._flying else 0.0
-        while (self._end_all() and time.monotonic() < began + _ENDING) or time.monotonic() < began + appears:
-            continue  # each look waits its turn
+        self._opened().end_all(_APPEARS if self._interrupted or self._flying else 0.0)
         fleet.delete_templates()
         if self._network is not None:
             self._network.close()
@@ -232,7 +215,7 @@ class Ec2(System):
         order = self._order(spec, boot, launch_id)
         self._waits = f"launching {n} instances in {self._account.region}"
         outcome = self._fleet.launch(n, order, deadline)
-        self._made.update(dict.fromkeys(outcome.ids))
+        self._opened().made(outcome.ids)
         try:
             instances, failures = self._await_addresses(outcome, deadline)
         except BigmError:
@@ -303,15 +286,15 @@ class Ec2(System):
     def _await_addresses(self, outcome: Outcome, deadline: float) -> tuple[list[Instance], list[SystemFault]]:
         """Wait until each instance can be dialled, or has ended already."""
         deadline = min(deadline, time.monotonic() + _ADDRESSES)
-        waiting = dict.fromkeys(outcome.ids)
+        inventory, waiting = self._opened(), dict.fromkeys(outcome.ids)
         while waiting:
             self._waits = f"{len(outcome.ids)} instances are launched; {len(waiting)} have no address yet"
-            seen = self._looks.ask(outcome.ids)
+            seen = inventory.look()
             waiting = {id: None for id in waiting if id not in seen or not self._is_settled(seen[id])}
             if self._given_up.is_set() or time.monotonic() > deadline:
                 break
         self.terminate(waiting)
-        found = [self._seen[id] for id in outcome.ids if id in self._seen and id not in waiting]
+        found = [inventory.last[id] for id in outcome.ids if id in inventory.last and id not in waiting]
         failures = [seen.failure() for seen in found if seen.instance.state == ENDED]
         failures += [_without_address(id, self._options.connect) for id in waiting]
         return [seen.instance for seen in found if seen.instance.state != ENDED], failures
@@ -320,39 +303,9 @@ class Ec2(System):
         address = seen.public if self._options.connect == "public" else seen.private
         return seen.instance.state == ENDED or bool(address)
 
-    # --- looking, and ending
-
-    def _look(self, ids: set[str]) -> dict[str, Seen]:
-        """One request for all instances of this cluster, however many are asked about."""
-        try:
-            self._seen = {seen.id: seen for seen in self._find(of_cluster(self._cluster))}
-        except ConfigError as error:  # the settings were right when it was opened
-            raise as_fault(error) from error
-        return self._seen
-
-    def _find(self, filters: list[dict[str, object]]) -> list[Seen]:
-        found = self._account.pages("describe_instances", "Reservations", Filters=filters)
-        return [read_instance(item) for reservation in found for item in reservation["Instances"]]
-
-    def _end(self, ids: set[str]) -> dict[str, SystemFault | None]:
-        outcome = end_instances(self._account, ids)
-        for id in [id for id, error in outcome.items() if error is None]:
-            self._made.pop(id, None)
-        return outcome
-
-    def _end_all(self) -> list[str]:
-        """End all instances there are; those of them that AWS has not said to be gone.
-
-        What is not seen yet, a moment after its launch, is ended by its id.
-        """
-        try:
-            seen = self._looks.ask()
-        except SystemFault:
-            self.terminate([*self._seen, *self._made])
-            return []
-        living = [one.id for one in seen.values() if not one.gone]
-        outcome = self.terminate([*living, *(id for id in list(self._made) if id not in seen)])
-        return [id for id, error in outcome.items() if error is None]
+    def _opened(self) -> Inventory:
+        assert self._inventory is not None, "it is opened before anything is launched"
+        return self._inventory
 
 
 def _as_list(name: str, value: Any) -> Any:
