@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -215,6 +216,19 @@ def test_a_close_that_cannot_look_ends_what_it_knows_of(rig: Rig, make: Any) -> 
     rig.fail("DescribeInstances", "UnauthorizedOperation", times=99)
     system.close()
     assert [] == rig.running()
+
+
+def test_a_close_while_aws_is_down_gives_up_each_question_after_seconds(rig: Rig, make: Any) -> None:
+    system = make()
+    [one] = launch(system, 1)
+    rig.fail("*", "ServiceUnavailable", times=1000)
+    system.close()
+    asked = Counter(call.operation for call in rig.calls() if call.code)
+    assert {"DescribeInstances", "TerminateInstances", "DescribeSecurityGroupRules"} == set(asked)
+    assert {4} == set(asked.values()), "three pauses, of a second, two and four at most"
+    rig.recover()
+    finder = Ec2()
+    assert one.id in finder.remove(finder.discover())
 
 
 def test_what_others_have_left_is_found_by_its_tags_and_removed(rig: Rig, make: Any) -> None:

@@ -21,8 +21,9 @@ from bigm.systems.ec2.faults import no_region, translate
 from bigm.systems.ec2.options import Options
 
 ATTEMPTS = 10  # botocore pauses up to 1, 2, 4, 8, 16 and then 20 s between them, half of it on average: a minute
-_CONNECT = 10.0  # seconds
+_CONNECT = 5.0  # seconds
 _READ = 70.0  # seconds; a fleet of many instances takes its time
+_LAST = (4, 3.0, 20.0)  # attempts, seconds to connect, and to read: a cluster that ends asks several things
 _TALKATIVE = ("botocore.credentials", "botocore.configprovider")
 _REGIONS = {"pricing": "us-east-1"}  # services that are not in every region
 
@@ -51,6 +52,7 @@ class Account:
         self._lock = threading.Lock()
         self._session: Any = None
         self._clients: dict[tuple[str, bool], Any] = {}
+        self._hasty = False
 
     def __repr__(self) -> str:
         return f"<Account: {self._options.region or 'region of the settings'}, {len(self._clients)} clients>"
@@ -122,6 +124,11 @@ class Account:
             parameter in meta.service_model.operation_model(meta.method_to_api_mapping[operation]).input_shape.members
         )
 
+    def hasten(self) -> None:
+        """From now on have patience with AWS for seconds instead of a minute."""
+        self._hasty = True
+        self.close()
+
     def close(self) -> None:
         """Let go of connections. A later request opens new ones."""
         with self._lock:
@@ -145,7 +152,7 @@ class Account:
             client = self._clients.get((service, once))
             if client is None:
                 try:
-                    client = session.client(service, region_name=region, config=_config(once))
+                    client = session.client(service, region_name=region, config=_config(once, self._hasty))
                 except ValueError as error:
                     raise ConfigError(f"AWS's settings are wrong: {error}", hint="is AWS_ENDPOINT_URL set?") from error
                 self._clients[service, once] = client
@@ -175,15 +182,16 @@ class Account:
         return translate(error, attempt=f"{name} in {self.region} failed", action=f"{service}:{name}")
 
 
-def _config(once: bool) -> Any:
+def _config(once: bool, hasty: bool) -> Any:
     from botocore.config import Config
 
     from bigm import __version__
 
+    attempts, connect, read = _LAST if hasty else (ATTEMPTS, _CONNECT, _READ)
     return Config(
-        connect_timeout=_CONNECT,
-        read_timeout=_READ,
+        connect_timeout=connect,
+        read_timeout=read,
         max_pool_connections=32,
-        retries={"mode": "standard", "total_max_attempts": 1 if once else ATTEMPTS},
+        retries={"mode": "standard", "total_max_attempts": 1 if once else attempts},
         user_agent_extra=f"bigm/{__version__}",
     )

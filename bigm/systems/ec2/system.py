@@ -183,6 +183,7 @@ class Ec2(System):
     def _close(self, fleet: Fleet) -> None:
         with self._landed:
             self._landed.wait_for(lambda: not self._flying, _SETTLES)
+        self._account.hasten()
         self._opened().end_all(_APPEARS if self._interrupted or self._flying else 0.0)
         fleet.delete_templates()
         if self._network is not None:
