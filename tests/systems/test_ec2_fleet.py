@@ -18,8 +18,9 @@ from bigm import __version__
 from bigm.authority import Authority
 from bigm.bootstrap.agentzip import agent_digest
 from bigm.bootstrap.records import Launch
-from bigm.errors import CapacityError, ConfigError, PermissionDenied, QuotaError, ThrottledError
+from bigm.errors import CapacityError, ConfigError, PermissionDenied, QuotaError, ThrottledError, TransientError
 from bigm.systems.base import Launched, Spec
+from bigm.systems.ec2.account import Account
 from bigm.systems.ec2.system import Ec2
 from ec2rig.cloud import IMAGES
 from ec2rig.rig import PORT, Rig
@@ -386,6 +387,26 @@ def test_what_an_interrupted_launch_has_made_is_ended_though_its_answer_is_lost(
     driver.system.close()
     assert [] == rig.running()
     assert [] == boto3.client("ec2").describe_launch_templates()["LaunchTemplates"]
+
+
+def test_what_a_launch_has_made_whose_answer_never_came_is_waited_for_and_ended(
+    rig: Rig, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = make()
+    rig.lose_reply("CreateFleet")
+    rig.fail("CreateFleet", "InternalError", times=1000)
+    with pytest.raises(TransientError):
+        driver.launch(2, timeout=2.0)
+    pages, looks = Account.pages, []
+
+    def late(account: Account, operation: str, *words: Any, **parameters: Any) -> Any:
+        looks.append(operation)
+        found = pages(account, operation, *words, **parameters)
+        return [] if operation == "describe_instances" and looks.count(operation) < 3 else found
+
+    monkeypatch.setattr(Account, "pages", late)
+    driver.system.close()
+    assert [] == rig.running()
 
 
 def test_a_close_that_was_interrupted_can_be_made_again(rig: Rig, make: Any) -> None:

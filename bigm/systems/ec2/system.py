@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from bigm.bootstrap.records import Launch
-from bigm.errors import BigmError, BootError, CapacityError, ConfigError, SystemFault
+from bigm.errors import BigmError, BootError, CapacityError, ConfigError, SystemFault, TransientError
 from bigm.home import home_folder
 from bigm.systems.base import ENDED, Capabilities, Finding, Instance, Launched, Spec, System
 from bigm.systems.ec2.account import Account
@@ -73,7 +73,7 @@ class Ec2(System):
         self._closed = False
         self._flying = 0  # launches that are not over
         self._landed = threading.Condition()
-        self._interrupted = False  # a launch was, and nobody knows what it made
+        self._interrupted = False  # a launch was, by the user or the network, and nobody knows what it made
         self._launches: set[str] = set()
         self._waits = ""
         self._deciding = threading.Lock()
@@ -198,10 +198,9 @@ class Ec2(System):
             self._flying += 1
         try:
             yield
-        except BigmError:
-            raise
-        except BaseException:  # an interrupt: the answer of a request may be lost
-            self._interrupted = True
+        except BaseException as error:
+            if isinstance(error, TransientError) or not isinstance(error, BigmError):  # the answer may be lost
+                self._interrupted = True
             raise
         finally:
             with self._landed:
