@@ -33,12 +33,19 @@ def test_the_name_says_user_program_digest_and_arguments_in_255_characters() -> 
     assert 255 == len(tags("x" * 400)[NAME])
 
 
+def test_arguments_that_xml_has_no_words_for_are_spaces_in_the_name() -> None:
+    assert "bigm ann ü.py a b ☃ c" == tags("ü.py a\nb\x01☃\udcff c")[NAME]
+    assert "a b" == Labels.of("c1", Options(user="a\x02b")).user
+
+
 def test_the_users_own_tags_are_added_and_may_rename() -> None:
     found = tags(tags=("team = blue", "Name=mine", "empty="))
     assert ("blue", "mine", "") == (found["team"], found[NAME], found["empty"])
 
 
-@pytest.mark.parametrize("word", ["nix", "=x", "aws:a=b", "bigm:cluster=x", f"{'k' * 129}=v", f"k={'v' * 257}"])
+@pytest.mark.parametrize(
+    "word", ["nix", "=x", "aws:a=b", "bigm:cluster=x", f"{'k' * 129}=v", f"k={'v' * 257}", "a=b\nc", "a\x01=b"]
+)
 def test_what_is_no_tag_is_refused(word: str) -> None:
     with pytest.raises(ConfigError, match=r"ec2\.tags"):
         parse_tags([word])

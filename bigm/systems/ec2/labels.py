@@ -59,7 +59,7 @@ class Labels:
             title: what runs there: program, digest, arguments.
         """
         found = {
-            NAME: " ".join(f"bigm {self.user} {title or self.cluster}".split())[:_NAME],
+            NAME: " ".join(_printable(f"bigm {self.user} {title or self.cluster}").split())[:_NAME],
             CLUSTER: self.cluster,
             USER: self.user,
             VERSION: __version__,
@@ -74,9 +74,9 @@ class Labels:
 def user_of(options: Options) -> str:
     """Whose instances they are: as the option says, else this computer's user."""
     if options.user:
-        return options.user[:_VALUE]
+        return _printable(options.user)[:_VALUE]
     try:
-        return getpass.getuser()
+        return _printable(getpass.getuser())[:_VALUE]
     except (KeyError, OSError):  # a user that has no name, as in many containers
         return "unknown"
 
@@ -94,12 +94,22 @@ def parse_tags(words: Iterable[str]) -> dict[str, str]:
             raise ConfigError(f"ec2.tags: {word!r} is no tag", hint="write name=value")
         if name.lower().startswith(("aws:", "bigm:")):
             raise ConfigError(f"ec2.tags: names that begin with {name.partition(':')[0]}: are not for users: {name!r}")
+        if not word.isprintable():
+            raise ConfigError(f"ec2.tags: {word!r} has a character that cannot be seen")
         if len(name) > _KEY or len(value) > _VALUE:
             raise ConfigError(f"ec2.tags: {name[:40]!r} is longer than AWS takes: {_KEY} and {_VALUE} characters")
         found[name] = value
     if len(found) > _MOST:
         raise ConfigError(f"ec2.tags: {len(found)} are more than the {_MOST} that AWS has room for")
     return found
+
+
+def _printable(text: str) -> str:
+    """*text* with spaces for what XML has no words for: control characters, and bytes of a name that are not UTF-8.
+
+    AWS's answers would not be readable any more, not even the one that tells which instances there are.
+    """
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def read_tags(resource: Mapping[str, object]) -> dict[str, str]:
