@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +105,28 @@ def test_an_endpoint_that_is_none_is_the_settings_fault(rig: Rig, monkeypatch: p
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nix")
     with pytest.raises(ConfigError, match="nix"):
         Account(Options()).ask("describe_subnets")
+
+
+def test_an_answer_that_is_not_aws_s_is_said_to_be_none(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    class LoginPage(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html><p>Please log in.</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), LoginPage) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+            with pytest.raises(TransientError, match="what answered is not AWS; is there such a region"):
+                Account(Options()).make("describe_subnets")
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_boto3_is_imported_for_the_first_request_and_not_before(tmp_path: Path) -> None:

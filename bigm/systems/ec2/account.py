@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from bigm.errors import BigmError, ConfigError
+from bigm.errors import BigmError, ConfigError, TransientError
 from bigm.systems.ec2.faults import no_region, translate
 from bigm.systems.ec2.options import Options
 
@@ -175,10 +175,14 @@ class Account:
 
     def _translated(self, error: Exception, operation: str, service: str) -> BigmError:
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
+        name = "".join(word.capitalize() for word in operation.split("_"))
+        if isinstance(error, ResponseParserError):
+            said = f"{name} in {self.region} failed: what answered is not AWS"
+            return TransientError(said, hint="is there such a region, or a proxy or a login page on the way?")
         if not isinstance(error, (BotoCoreError, ClientError)):
             raise error  # a mistake of ours
-        name = "".join(word.capitalize() for word in operation.split("_"))
         return translate(error, attempt=f"{name} in {self.region} failed", action=f"{service}:{name}")
 
 
