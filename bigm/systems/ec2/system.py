@@ -288,7 +288,7 @@ class Ec2(System):
         deadline = min(deadline, time.monotonic() + _ADDRESSES)
         inventory, waiting = self._opened(), dict.fromkeys(outcome.ids)
         while waiting:
-            self._waits = f"{len(outcome.ids)} instances are launched; {len(waiting)} have no address yet"
+            self._waits = f"instances launched: {len(outcome.ids)}; without an address yet: {len(waiting)}"
             seen = inventory.look()
             waiting = {id: None for id in waiting if id not in seen or not self._is_settled(seen[id])}
             if self._given_up.is_set() or time.monotonic() > deadline:
