@@ -1,6 +1,6 @@
 """Whose argument is whose on the line of `bigm run`. Pure.
 
-bigm run [bigm's options] PROGRAM [the program's arguments, and --system, --nmach, --procs] [-- only the program's]
+bigm run [bigm's options] PROGRAM [the program's arguments, and `ALSO_AFTER`] [-- only the program's]
 """
 
 from __future__ import annotations
@@ -10,19 +10,17 @@ from typing import NamedTuple
 
 from bigm.errors import ConfigError
 
-ALSO_AFTER = ("--system", "--nmach", "--procs")
+# How many machines, where, and what they may cost: a limit that is overlooked where it stands is worse than none.
+ALSO_AFTER = ("--system", "--nmach", "--procs", "--min-mach", "--max-cost", "--max-lifetime")
 WITH_VALUE = (
     *ALSO_AFTER,
-    *("--min-mach", "--max-cost", "--max-lifetime"),
     *("--name", "--machine-output", "--profile", "--python", "--hosts", "--requirements"),
 )
 MODULE = "-m"
+_SETTINGS = {"max_lifetime": "timeouts.lifetime"}  # that are not named as their option
 
 # Those before PROGRAM alone that may be missed behind it, and the variables that say the same.
 BEFORE = {
-    "--min-mach": "BIGM_MIN_MACH",
-    "--max-cost": "BIGM_MAX_COST",
-    "--max-lifetime": "BIGM_TIMEOUTS_LIFETIME",
     "--hosts": "BIGM_SSH_HOSTS",
     "--bundle": "BIGM_BUNDLE_REHEARSE",
     "--requirements": "BIGM_BUNDLE_REQUIREMENTS",
@@ -51,8 +49,8 @@ class Split(NamedTuple):
 def split_arguments(line: Sequence[str]) -> Split:
     """Split what follows `bigm run`.
 
-    Up to PROGRAM all is bigm's. Behind it, `--system`, `--nmach` and `--procs` are bigm's wherever they stand, with
-    their values, and the rest is the program's; behind a first `--`, which itself goes, everything is. As with Python,
+    Up to PROGRAM all is bigm's. Behind it, those of `ALSO_AFTER` are bigm's wherever they stand, with their values,
+    and the rest is the program's; behind a first `--`, which itself goes, everything is. As with Python,
     `-m` ends the options: what follows it is PROGRAM. An option without its value is left for the parser to refuse.
     """
     options: list[str] = []
@@ -104,7 +102,8 @@ def flags_of(options: Sequence[str]) -> dict[str, str]:
     words = iter(options)
     for word in words:
         name, given, value = word.partition("=")
-        flags[name[2:].replace("-", "_")] = value if given else next(words)
+        key = name[2:].replace("-", "_")
+        flags[_SETTINGS.get(key, key)] = value if given else next(words)
     return flags
 
 

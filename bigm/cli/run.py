@@ -94,8 +94,8 @@ def run(
     """Run a program that forms machines.
 
     PROGRAM is a Python file, a command that the environment has installed, or, with -m, a module. Options stand before
-    PROGRAM; --system, --nmach and --procs also behind it. Everything else there, and all that follows a --, is the
-    program's own.
+    PROGRAM; --system, --nmach, --procs, --min-mach, --max-cost and --max-lifetime also behind it. Everything else
+    there, and all that follows a --, is the program's own.
     """
     given = {
         "system": system_of(system, hosts),

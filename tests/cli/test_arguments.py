@@ -78,6 +78,10 @@ def test_no_word_is_lost_or_made_up_but_the_dashes_and_a_glued_m(line: list[str]
         ("--nmach 3 --system=ssh", {"nmach": "3", "system": "ssh"}),
         ("--machine-output off --nmach 3 --nmach=4", {"machine_output": "off", "nmach": "4"}),
         ("--nmach=", {"nmach": ""}),
+        (
+            "--min-mach 2 --max-cost=0.5 --max-lifetime 2h",
+            {"min_mach": "2", "max_cost": "0.5", "timeouts.lifetime": "2h"},
+        ),
     ],
 )
 def test_options_are_read_by_the_names_of_settings(line: str, expected: dict[str, str]) -> None:
