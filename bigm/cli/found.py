@@ -12,6 +12,7 @@ from bigm.leftovers import Found
 from bigm.systems.base import INSTANCE, Instance, System
 
 _HEAD = ("KIND", "INSTANCE", "WHERE", "CLUSTER", "AGE", "KEEPS", "RUN", "WHAT")
+_SPARE = ("CLUSTER", "KEEPS", "WHERE")  # what --json tells where a terminal is too narrow for all
 
 
 def show(system: System, found: Sequence[Found], none: str) -> None:
@@ -26,7 +27,7 @@ def show(system: System, found: Sequence[Found], none: str) -> None:
     rows = [_row(one, several=several) for one in found]
     seen = _seen(system)
     if rows:
-        print_table(*without_empty(_HEAD, rows, ()))
+        print_table(*without_empty(_HEAD, rows, ()), spare=_SPARE)
     elif seen or not system.overlooked():
         print(f"{none} {', '.join(seen) or system.name}")
 

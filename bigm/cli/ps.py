@@ -24,6 +24,7 @@ _SHOWN = 10  # ended runs that are listed without --all
 _QUIET_ENDS = ("", "shutdown")
 _RUNS = ("RUN", "STATE", "SYSTEM", "MACHINES", "STARTED", "TOOK", "COST")
 _HEAD = ("MACHINE", "STATE", "ADDRESS", "CPUS", "MEMORY", "TYPE", "ZONE", "UPTIME", "COST", "CAUSE")
+_SPARE = ("ADDRESS", "MEMORY", "CPUS", "ZONE")  # what --json tells where a terminal is too narrow for all
 _ALWAYS = ("MACHINE", "STATE", "ADDRESS", "UPTIME", "CAUSE")  # the others where one of the machines has something
 
 
@@ -66,7 +67,8 @@ def ps(
         shown = [m for m in machines[run.id] if which or run.state == RUNNING or m.cause not in _QUIET_ENDS]
         if shown:
             print(f"\n{run.id}: {' '.join((run.program, *run.argv))}")
-            print_table(*without_empty(_HEAD, [_machine_row(run, m) for m in shown], keep=_ALWAYS), indent="  ")
+            table = without_empty(_HEAD, [_machine_row(run, m) for m in shown], keep=_ALWAYS)
+            print_table(*table, indent="  ", spare=_SPARE)
 
 
 def _ask(name: str | None, hosts: str | None, region: str | None, *, as_json: bool) -> None:

@@ -7,9 +7,16 @@ from collections.abc import Mapping, Sequence
 
 from bigm.config import BYTES, SECONDS, Key
 
+_GAP = 2  # characters between two columns
+_TEXT = 14  # characters that the last column needs at least
+
 
 def print_table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "", styles: Mapping[str, str] = {}
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    indent: str = "",
+    styles: Mapping[str, str] = {},
+    spare: Sequence[str] = (),
 ) -> None:
     """Print rows below their heads: folded to the width of a terminal; elsewhere whole, for other programs.
 
@@ -18,6 +25,8 @@ def print_table(
         rows: with a cell for each.
         indent: before each line.
         styles: of cells with certain texts, on a terminal, as rich calls them.
+        spare: heads of columns that are left out, the first one first, where a terminal is so narrow that words would
+            be broken: an id or an address that is broken cannot be copied.
     """
     if sys.stdout.isatty():
         from rich.console import Console
@@ -25,16 +34,44 @@ def print_table(
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for title in head:
-            table.add_column(title, overflow="fold")
+        console = Console(highlight=False)
+        head, rows, fitted = _fitting(head, rows, spare, console.width - len(indent))
+        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+        for title, width in zip(head, fitted, strict=True):
+            table.add_column(title, overflow="fold", width=width)
         for row in rows:
             table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
-        Console(highlight=False).print(Padding(table, (0, 0, 0, len(indent))))
+        console.print(Padding(table, (0, 0, 0, len(indent))))
         return
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         print(indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _fitting(
+    head: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], room: int
+) -> tuple[Sequence[str], Sequence[Sequence[str]], list[int | None]]:
+    """Head and rows without spare columns for whose words there is no room, and the width of each column.
+
+    The last column, which is text, gives way first. No width: there is no room for all words, and rich breaks some.
+    """
+    left = [*spare]
+    while True:
+        wanted = [n for n, title in enumerate(head) if title not in spare or title in left]
+        columns = [[head[n], *(row[n] for row in rows)] for n in wanted]
+        least = [max(len(word) for cell in column for word in cell.split()) for column in columns]
+        least[-1] = min(least[-1], _TEXT)
+        gaps = _GAP * (len(columns) - 1)
+        if sum(least) + gaps <= room or not left:
+            break
+        left.pop(0)
+    widths = [max(map(len, column)) for column in columns]
+    surplus = sum(widths) + gaps - room
+    for n in sorted(range(len(widths)), key=lambda n: (n + 1 < len(widths), least[n] - widths[n])):
+        cut = max(0, min(surplus, widths[n] - least[n]))
+        widths[n], surplus = widths[n] - cut, surplus - cut
+    kept = [[row[n] for n in wanted] for row in rows]
+    return [head[n] for n in wanted], kept, [None if surplus > 0 else width for width in widths]
 
 
 def without_empty(
