@@ -48,6 +48,8 @@ def ask_service(url: str) -> str:
         why = f"it answered {answer.text.strip()[:_SHOWN]!r}"
     except requests.Timeout:
         why = f"it did not answer within {_CONNECT + _READ:.0f} s"
+    except requests.ConnectionError:
+        why = "it cannot be reached"
     except requests.RequestException as error:
         why = str(error)
     raise TransientError(
