@@ -18,7 +18,7 @@ bigpi: $(RUN_READY)  ## form five machines on this computer and estimate pi with
 
 test: lint  ## check style, types and the import contract, then run the tests
 	$(BIN)/python -m compileall -q bigm  # machines start from bytecode, even where Python may not write any
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 ready: $(TEST_READY)  ## set up the environment for the tests, and no more
 

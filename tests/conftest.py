@@ -44,6 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many again as there are cores, since tests wait for a third of their time; with many cores a few."""
+    return min(6, (os.cpu_count() or 1) * 3 // 2)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for line in _unexpected_skips(terminalreporter, config):
         terminalreporter.write_line(f"unexpected skip: {line}", red=True)

@@ -84,9 +84,10 @@ def test_ps_of_a_system_tells_of_the_machines_that_a_living_driver_holds(work: P
 def test_what_should_have_ended_is_nobodys_whoever_may_have_launched_it(
     having: Callable[..., System], tmp_path: Path
 ) -> None:
-    late = Instance(id="late", cluster="bb", expires=NOW - 3600)
-    due = Instance(id="due", cluster="bb", expires=NOW - 60)
-    soon = Instance(id="soon", cluster="bb", expires=NOW + 60)
+    now = time.time()  # the module's may be half an hour old
+    late = Instance(id="late", cluster="bb", expires=now - 3600)
+    due = Instance(id="due", cluster="bb", expires=now - 60)
+    soon = Instance(id="soon", cluster="bb", expires=now + 60)
     system = having(late, due, soon)
     assert [("due", True), ("late", False), ("soon", True)] == [
         (one.instance.id, one.unknown) for one in find_leftovers(system, tmp_path)
