@@ -20,7 +20,7 @@ from one_client import OneClient
 from waiting import eventually
 
 Make = Callable[..., Place]
-SIZE = 9_000_000  # bytes; more than two windows, so that a cut falls into the middle
+SIZE = 12_000_000  # bytes; so much more than two windows that a third is not at its end yet
 
 
 class Disk:
@@ -183,7 +183,7 @@ def test_a_lost_connection_is_survived_where_the_method_takes_an_offset(
     data = source.read_bytes()
     found = bytearray()
     with calls.read("D.load", str(source)) as file:
-        for cut_at in (1_000_000, 4_000_000):  # more than a window is left after each: it must be opened again
+        for cut_at in (1_000_000, 6_000_000):  # more than a window lies behind each: it must be opened again
             while len(found) < cut_at:
                 piece = file.read(200_000)
                 assert piece is not None
