@@ -25,7 +25,6 @@ from waiting import eventually
 
 CACHE = Path(os.environ.get("BIGM_TEST_CACHE") or os.path.expanduser("~/.cache/bigm-tests"))  # as we were started
 TOOLS = ("qemu-system-x86_64", "debootstrap", "mkfs.ext4", "unshare")
-MIRROR = "http://deb.debian.org/debian"
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "udev", "kmod", "linux-image-cloud-amd64", "iproute2", "ca-certificates"),
     *("cloud-init", "isc-dhcp-client", "openssh-server", "python3", "python3-cffi-backend"),
@@ -82,7 +81,7 @@ def image() -> Path:
 
 def _make(folder: Path) -> None:
     root = folder / "root"
-    command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm", str(root), MIRROR]
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm", str(root)]
     # In a namespace of its own mounts: what debootstrap leaves mounted goes with it.
     environment = {**os.environ, "TMPDIR": str(folder)}
     done = subprocess.run(
