@@ -42,8 +42,7 @@ def cloud() -> Iterator[Rig]:
 @pytest.fixture
 def rig(cloud: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     """An account that is as it was made, but for what tests have launched."""
-    for name, value in {**cloud.environ, "BIGM_EC2_ADDRESS_SERVICE": cloud.address_service}.items():
-        monkeypatch.setenv(name, value)
+    cloud.use(monkeypatch)
     yield cloud
     cloud.recover()
 

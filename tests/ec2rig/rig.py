@@ -121,6 +121,12 @@ class Rig:
         self._claim.close()
         shutil.rmtree(self.folder)
 
+    def use(self, patch: Any) -> None:
+        """Have AWS's tools in this process use this account, until *patch*, a `pytest.MonkeyPatch`, is undone."""
+        for name, value in self.environ.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_REGION", raising=False)
+
     # What has been asked, and what is to go wrong.
 
     def calls(self, operation: str = "") -> list[Call]:
@@ -130,6 +136,11 @@ class Rig:
     def fail(self, operation: str, code: str, *, times: int = 1, seconds: float = float("inf")) -> None:
         """Refuse requests of *operation* ("*": any) with an error, so many times or seconds, whichever is sooner."""
         self._door.faults.append(Fault(operation, code, times, time.monotonic() + seconds))
+
+    def renew(self) -> None:
+        """Nothing fails any more, and nothing has been asked: for the next test."""
+        self.recover()
+        self._door.calls.clear()
 
     def recover(self) -> None:
         """Nothing fails any more."""

@@ -18,23 +18,6 @@ from bigm.systems.ec2.options import Options
 from ec2rig.rig import Rig
 
 
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[Rig]:
-    """One account for all tests of this module, which leave it empty."""
-    with Rig() as rig:
-        yield rig
-
-
-@pytest.fixture
-def rig(cloud: Rig, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    for name, value in cloud.environ.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_REGION", raising=False)
-    cloud.recover()
-    cloud._door.calls.clear()
-    return cloud
-
-
 @pytest.fixture
 def account(rig: Rig) -> Iterator[Account]:
     account = Account(Options())

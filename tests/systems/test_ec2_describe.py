@@ -24,23 +24,6 @@ from ec2rig.rig import Rig
 from waiting import eventually
 
 
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[Rig]:
-    """One account for all tests of this module, which leave it empty."""
-    with Rig() as rig:
-        yield rig
-
-
-@pytest.fixture
-def rig(cloud: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    for name, value in cloud.environ.items():
-        monkeypatch.setenv(name, value)
-    cloud.recover()
-    cloud._door.calls.clear()
-    yield cloud
-    eventually(cloud.is_empty)
-
-
 class Opened(Ec2):
     """A system that is opened for a cluster of its own."""
 

@@ -24,8 +24,7 @@ SLOWLY = 40.0  # seconds, for a computer with other things to do
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     with Rig() as rig:
-        for name, value in rig.environ.items():
-            monkeypatch.setenv(name, value)
+        rig.use(monkeypatch)
         yield rig
 
 

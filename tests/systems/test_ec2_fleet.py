@@ -27,23 +27,6 @@ from ec2rig.rig import PORT, Rig
 from waiting import eventually
 
 
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[Rig]:
-    """One account for all tests of this module, which leave it empty."""
-    with Rig() as rig:
-        yield rig
-
-
-@pytest.fixture
-def rig(cloud: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    for name, value in cloud.environ.items():
-        monkeypatch.setenv(name, value)
-    cloud.recover()
-    cloud._door.calls.clear()
-    yield cloud
-    eventually(cloud.is_empty)
-
-
 @pytest.fixture
 def group(rig: Rig) -> str:
     """A security group that lets the rig's address in."""

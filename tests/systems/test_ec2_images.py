@@ -19,8 +19,7 @@ ACCOUNT = Account(Options())  # reads its surroundings at the first request, whe
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
     with Rig() as rig, pytest.MonkeyPatch.context() as patch:
-        for name, value in rig.environ.items():
-            patch.setenv(name, value)
+        rig.use(patch)
         yield rig
 
 

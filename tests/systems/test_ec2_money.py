@@ -46,9 +46,7 @@ def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Rig]:
     monkeypatch.setenv("HOME", str(tmp_path))  # what pip asks for its version leaves a folder there
     monkeypatch.chdir(tmp_path)
     with Rig() as rig:
-        for name, value in rig.environ.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("BIGM_EC2_ADDRESS_SERVICE", rig.address_service)
+        rig.use(monkeypatch)
         yield rig
         eventually(rig.is_empty, 20.0, rig.describe)
 

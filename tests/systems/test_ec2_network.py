@@ -31,8 +31,7 @@ HOME = "203.0.113.7/32"
 @pytest.fixture
 def rig() -> Iterator[Rig]:
     with Rig(address="203.0.113.7") as rig, pytest.MonkeyPatch.context() as patch:
-        for name, value in rig.environ.items():
-            patch.setenv(name, value)
+        rig.use(patch)
         yield rig
 
 

@@ -31,8 +31,8 @@ UNSEEN = {"CreateTags", "CreateServiceLinkedRole", "PassRole", "RunInstances"}  
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Rig]:
     with Rig() as rig:
-        for name, value in {**rig.environ, "BIGM_HOME": str(tmp_path)}.items():
-            monkeypatch.setenv(name, value)
+        rig.use(monkeypatch)
+        monkeypatch.setenv("BIGM_HOME", str(tmp_path))
         yield rig
         eventually(rig.is_empty)
 

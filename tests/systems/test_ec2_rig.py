@@ -52,8 +52,7 @@ write_files:
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     with Rig() as rig:
-        for name, value in rig.environ.items():
-            monkeypatch.setenv(name, value)
+        rig.use(monkeypatch)
         yield rig
 
 
