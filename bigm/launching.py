@@ -7,6 +7,7 @@ which is when nothing of it is left.
 from __future__ import annotations
 
 import copy
+import itertools
 import sys
 import threading
 from dataclasses import dataclass, replace
@@ -95,13 +96,13 @@ class Launcher:
         self._run = run
         self._terminal = terminal
         self._budget = budget
-        self._launches = 0
+        self._numbers = itertools.count(1)  # drawn by several threads
         self.price: float | None = None
         self.since: float | None = None
         self.unsettled: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<Launcher of {self._name}: {self._launches} launches, {len(self.unsettled)} unsettled>"
+        return f"<Launcher of {self._name}: {len(self.unsettled)} launches unsettled>"
 
     def spec(self) -> Spec:
         """What kind of machine is wanted."""
@@ -163,8 +164,7 @@ class Launcher:
         self._check_budget()
         self.since = now() if self.since is None else self.since
         spec = replace(self.spec(), title=self._title(digest))
-        self._launches += 1
-        launch = f"{self._authority.cluster}-{self._launches}"
+        launch = f"{self._authority.cluster}-{next(self._numbers)}"
         bootstrap = self._authority.bootstrap(launch)
         self.unsettled.add(launch)
         self._run.intent(launch, system=self._system.name, cluster=self._authority.cluster, machines=count)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -41,6 +42,32 @@ def test_the_setting_holds_for_starts_of_as_many_machines(monkeypatch: pytest.Mo
 def test_a_start_needs_no_more_machines_than_it_asks_for(wrong: Any) -> None:
     with bigm.start("inprocess") as cluster, pytest.raises(bigm.ConfigError, match="a number from 1 to the 3 that are"):
         cluster.start(3, services={"C": Counter()}, min_mach=wrong)
+
+
+class Meanwhile:
+    """An authority in whose first answer another thread goes through with a launch."""
+
+    def __init__(self, cluster: bigm.Cluster) -> None:
+        self._real = cluster._authority
+        self._other: threading.Thread | None = threading.Thread(target=cluster._launcher.launch, args=(1,))
+
+    @property
+    def cluster(self) -> str:
+        other, self._other = self._other, None
+        if other is not None:
+            other.start()
+            other.join()
+        return self._real.cluster
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def test_two_launches_at_once_have_an_id_each() -> None:
+    with bigm.start(Priced()) as cluster:
+        cluster._launcher._authority = Meanwhile(cluster)  # type: ignore[assignment]
+        cluster._launcher.launch(1)
+        assert 2 == len({instance.launch for instance in cluster._system.describe()})
 
 
 def test_a_machine_tells_what_its_system_launched_for_it() -> None:
