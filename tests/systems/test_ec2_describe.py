@@ -201,6 +201,21 @@ def test_a_close_that_cannot_look_ends_what_it_knows_of(rig: Rig, make: Any) -> 
     assert [] == rig.running()
 
 
+def test_a_close_that_meets_a_bug_shuts_the_driver_out_all_the_same(
+    rig: Rig, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make()
+    launch(system, 1)
+    assert [f"{rig.address}/32"] == rig.cloud.let_in()
+    with monkeypatch.context() as patch:
+        patch.setattr(system._opened(), "end_all", lambda patience: {}["Reservations"])
+        with pytest.raises(KeyError):
+            system.close()
+    assert [] == rig.cloud.let_in()
+    system.close()
+    assert [] == rig.running()
+
+
 def test_a_close_while_aws_is_down_gives_up_each_question_after_seconds(rig: Rig, make: Any) -> None:
     system = make()
     [one] = launch(system, 1)

@@ -184,11 +184,12 @@ class Ec2(System):
         with self._landed:
             self._landed.wait_for(lambda: not self._flying, _SETTLES)
         self._account.hasten()
-        self._opened().end_all(_APPEARS if self._interrupted or self._flying else 0.0)
-        fleet.delete_templates()
-        if self._network is not None:
-            self._network.close()
-        self._account.close()
+        with contextlib.ExitStack() as last:  # whatever becomes of the first, the others are done too
+            last.callback(self._account.close)
+            if self._network is not None:
+                last.callback(self._network.close)
+            last.callback(fleet.delete_templates)
+            self._opened().end_all(_APPEARS if self._interrupted or self._flying else 0.0)
 
     # --- launching
 
